@@ -1,1 +1,6 @@
-//! See ARCHITECTURE.md.
+//! The numeric contract of Cloze: tensors, ops, the tape and counter-based randomness.
+
+pub mod random;
+mod sequences;
+
+pub use sequences::Sequences;
