@@ -1,0 +1,198 @@
+//! Optimizer steps over the flat buffers.
+//!
+//! Every gradient is first multiplied by `gradient_scale` (clipping and averaging in one factor).
+//! AdamW (Loshchilov and Hutter 2019, algorithm 2), LAMB (You et al. 2020, algorithm 2),
+//! Muon (Jordan et al. 2024: momentum orthogonalised by five Newton–Schulz steps).
+
+use std::ops::Range;
+
+use crate::backend::Storage;
+use crate::plain::Plain;
+use crate::tensor::Param;
+
+/// What the step needs besides the buffers.
+#[derive(Clone, Copy, Debug)]
+pub struct Adam {
+    /// The learning rate of this step.
+    pub lr: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// The number of this step, from 1: bias correction divides the moments by 1 − βᵗ.
+    pub step: u64,
+    /// Multiplies the gradients.
+    pub gradient_scale: f32,
+}
+
+/// Part of the flat buffers with its own weight decay (AdamW), or one tensor with its own trust ratio (LAMB).
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Elements of the flat buffers.
+    pub range: Range<usize>,
+    /// Decoupled weight decay λ.
+    pub weight_decay: f32,
+    /// Multiplies the learning rate.
+    pub lr_scale: f32,
+}
+
+/// What a Muon step needs besides the buffers.
+#[derive(Clone, Copy, Debug)]
+pub struct Muon {
+    /// The learning rate of this step.
+    pub lr: f32,
+    /// Momentum μ (Nesterov).
+    pub momentum: f32,
+    /// Decoupled weight decay λ.
+    pub weight_decay: f32,
+    /// Multiplies the gradients.
+    pub gradient_scale: f32,
+}
+
+/// Newton–Schulz coefficients of Muon: X ← a·X + b·(X·Xᵀ)·X + c·(X·Xᵀ)²·X.
+pub const NEWTON_SCHULZ: [f32; 3] = [3.4445, -4.7750, 2.0315];
+
+/// Muon's step is scaled by 0.2·√max(rows, cols), which gives it the RMS of a typical AdamW step, so that both
+/// can share a learning rate (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2).
+pub fn muon_scale(rows: usize, cols: usize) -> f32 {
+    0.2 * (rows.max(cols) as f32).sqrt()
+}
+
+/// The optimizers' contract. All buffers are f32 in the layout of the weights.
+pub trait OptimizerOp: Storage {
+    /// m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; w ← w − lr·(m̂ / (√v̂ + ε) + λw).
+    fn adamw(
+        &self,
+        op: &Adam,
+        groups: &[Group],
+        weights: &mut Self::Buffer,
+        gradients: &Self::Buffer,
+        first: &mut Self::Buffer,
+        second: &mut Self::Buffer,
+    );
+
+    /// r = m̂ / (√v̂ + ε) + λw; w ← w − lr · (‖w‖ / ‖r‖) · r, each group one tensor (ratio 1 where a norm is 0).
+    fn lamb(
+        &self,
+        op: &Adam,
+        groups: &[Group],
+        weights: &mut Self::Buffer,
+        gradients: &Self::Buffer,
+        first: &mut Self::Buffer,
+        second: &mut Self::Buffer,
+    );
+
+    /// b ← μb + (1−μ)g; u = (1−μ)g + μb; w ← w(1 − lr·λ) − lr · 0.2·√max(rows, cols) · NewtonSchulz₅(u / ‖u‖).
+    fn muon(&self, op: &Muon, matrices: &[Param], weights: &mut Self::Buffer, gradients: &Self::Buffer, momentum: &mut Self::Buffer);
+
+    /// average ← decay · average + (1 − decay) · weights.
+    fn moving_average(&self, decay: f32, weights: &Self::Buffer, average: &mut Self::Buffer);
+
+    /// Σ x² over the range, in f64 and a fixed order; NaN or infinite when an element is.
+    fn sum_of_squares(&self, buffer: &Self::Buffer, range: Range<usize>) -> f64;
+}
+
+/// One Adam direction m̂ / (√v̂ + ε), after both moments took the gradient in.
+fn adam_direction(op: &Adam, g: f64, m: &mut f64, v: &mut f64) -> f64 {
+    let (b1, b2) = (f64::from(op.beta1), f64::from(op.beta2));
+    *m = b1 * *m + (1.0 - b1) * g;
+    *v = b2 * *v + (1.0 - b2) * g * g;
+    let (m, v) = (*m / (1.0 - b1.powf(op.step as f64)), *v / (1.0 - b2.powf(op.step as f64)));
+    m / (v.sqrt() + f64::from(op.eps))
+}
+
+impl OptimizerOp for Plain {
+    fn adamw(
+        &self,
+        op: &Adam,
+        groups: &[Group],
+        weights: &mut Vec<f64>,
+        gradients: &Vec<f64>,
+        first: &mut Vec<f64>,
+        second: &mut Vec<f64>,
+    ) {
+        for group in groups {
+            for i in group.range.clone() {
+                let g = gradients[i] * f64::from(op.gradient_scale);
+                let direction = adam_direction(op, g, &mut first[i], &mut second[i]);
+                let lr = f64::from(op.lr) * f64::from(group.lr_scale);
+                weights[i] -= lr * (direction + f64::from(group.weight_decay) * weights[i]);
+            }
+        }
+    }
+
+    fn lamb(&self, op: &Adam, groups: &[Group], weights: &mut Vec<f64>, gradients: &Vec<f64>, first: &mut Vec<f64>, second: &mut Vec<f64>) {
+        for group in groups {
+            let update: Vec<f64> = group
+                .range
+                .clone()
+                .map(|i| {
+                    let g = gradients[i] * f64::from(op.gradient_scale);
+                    adam_direction(op, g, &mut first[i], &mut second[i]) + f64::from(group.weight_decay) * weights[i]
+                })
+                .collect();
+            let norm = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>().sqrt();
+            let (w, r) = (norm(&weights[group.range.clone()]), norm(&update));
+            let ratio = if w > 0.0 && r > 0.0 { w / r } else { 1.0 };
+            for (w, u) in weights[group.range.clone()].iter_mut().zip(update) {
+                *w -= f64::from(op.lr) * f64::from(group.lr_scale) * ratio * u;
+            }
+        }
+    }
+
+    fn muon(&self, op: &Muon, matrices: &[Param], weights: &mut Vec<f64>, gradients: &Vec<f64>, momentum: &mut Vec<f64>) {
+        let mu = f64::from(op.momentum);
+        for p in matrices {
+            let mut u: Vec<f64> = p
+                .range()
+                .map(|i| {
+                    let g = gradients[i] * f64::from(op.gradient_scale);
+                    momentum[i] = mu * momentum[i] + (1.0 - mu) * g;
+                    (1.0 - mu) * g + mu * momentum[i]
+                })
+                .collect();
+            let norm = u.iter().map(|v| v * v).sum::<f64>().sqrt() + 1e-7;
+            u.iter_mut().for_each(|v| *v /= norm);
+            let step = newton_schulz(u, p.rows, p.cols);
+            let lr = f64::from(op.lr);
+            for (w, o) in weights[p.range()].iter_mut().zip(step) {
+                *w -= lr * (f64::from(op.weight_decay) * *w + f64::from(muon_scale(p.rows, p.cols)) * o);
+            }
+        }
+    }
+
+    fn moving_average(&self, decay: f32, weights: &Vec<f64>, average: &mut Vec<f64>) {
+        for (a, w) in average.iter_mut().zip(weights) {
+            *a = f64::from(decay) * *a + (1.0 - f64::from(decay)) * w;
+        }
+    }
+
+    fn sum_of_squares(&self, buffer: &Vec<f64>, range: Range<usize>) -> f64 {
+        buffer[range].iter().map(|v| v * v).sum()
+    }
+}
+
+/// Five Newton–Schulz steps on X [rows, cols], in the orientation with fewer rows.
+fn newton_schulz(x: Vec<f64>, rows: usize, cols: usize) -> Vec<f64> {
+    let transpose =
+        |x: &[f64], rows: usize, cols: usize| -> Vec<f64> { (0..rows * cols).map(|i| x[(i % rows) * cols + i / rows]).collect() };
+    if rows > cols {
+        let x = newton_schulz(transpose(&x, rows, cols), cols, rows);
+        return transpose(&x, cols, rows);
+    }
+    let product = |a: &[f64], b: &[f64], m: usize, k: usize, n: usize| -> Vec<f64> {
+        (0..m * n).map(|i| (0..k).map(|j| a[i / n * k + j] * b[j * n + i % n]).sum()).collect()
+    };
+    let [a, b, c] = NEWTON_SCHULZ.map(f64::from);
+    let mut x = x;
+    for _ in 0..5 {
+        let gram = product(&x, &transpose(&x, rows, cols), rows, cols, rows);
+        let square = product(&gram, &gram, rows, rows, rows);
+        let mix: Vec<f64> = gram.iter().zip(&square).map(|(g, s)| b * g + c * s).collect();
+        let step = product(&mix, &x, rows, rows, cols);
+        x = x.iter().zip(step).map(|(x, s)| a * x + s).collect();
+    }
+    x
+}
