@@ -21,7 +21,7 @@ pub trait GatedOp: Storage {
 impl<'a, B: Backend> Tape<'a, B> {
     /// y = f(a) ⊙ b with x = [a | b]. // [T, 2I] → [T, I]
     pub fn gated(&mut self, x: &Var<B>, activation: Activation) -> Var<B> {
-        assert!(x.cols() % 2 == 0, "gated: x is [{}, {}], the columns must be even", x.rows(), x.cols());
+        assert!(x.cols().is_multiple_of(2), "gated: x is [{}, {}], the columns must be even", x.rows(), x.cols());
         let mut y = self.tensor(x.rows(), x.cols() / 2);
         self.backend().gated(activation, x.view(), y.view_mut());
         let y = self.var(y);
