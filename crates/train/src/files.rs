@@ -175,7 +175,7 @@ impl SyncedFile {
     }
 
     /// Gives the file up without writing what is still in the buffer.
-    fn abandon(self) {
+    pub(crate) fn abandon(self) {
         let _ = self.buffer.into_parts();
     }
 }
