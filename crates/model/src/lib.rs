@@ -1,1 +1,22 @@
-//! See ARCHITECTURE.md.
+//! Models: parameters, layers, blueprints, heads, families, and checkpoint files.
+//!
+//! A model is data: a [`blueprint::Blueprint`] read from `config.json`, run by one [`transformer::Transformer`].
+//! Layers ask the blueprint, never the family's name. Values live in one flat buffer laid out by
+//! [`params::ParamTable`]; gradients and optimizer moments share the layout.
+
+mod block;
+pub mod blueprint;
+mod error;
+pub mod family;
+pub mod files;
+pub mod head;
+mod model;
+pub mod params;
+pub mod registry;
+pub mod transformer;
+
+pub use blueprint::Blueprint;
+pub use error::ModelError;
+pub use files::hub_folder::{LoadReport, Loaded, load, load_with, save};
+pub use model::{Heads, Model};
+pub use transformer::Input;

@@ -1,0 +1,210 @@
+//! One encoder layer: self-attention and feed-forward, each with its norm and residual connection.
+
+use cloze_tensor::ops::attention::{Attention, Visibility};
+use cloze_tensor::ops::linear::Linear;
+use cloze_tensor::ops::norm::Norm;
+use cloze_tensor::{Backend, Packed, Param, Tape, Var};
+
+use crate::blueprint::{Blueprint, Mlp, NormPlacement, Position};
+use crate::params::{Init, ParamTable, Role};
+
+/// W and b of a linear map.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Dense {
+    pub(crate) weight: Param,
+    pub(crate) bias: Option<Param>,
+}
+
+impl Dense {
+    pub(crate) fn plain(self) -> Linear {
+        Linear { weight: self.weight, bias: self.bias, activation: None }
+    }
+
+    pub(crate) fn with(self, activation: cloze_tensor::ops::activation::Activation) -> Linear {
+        Linear { activation: Some(activation), ..self.plain() }
+    }
+}
+
+/// Gain and bias of a norm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Scale {
+    pub(crate) gain: Param,
+    pub(crate) bias: Option<Param>,
+}
+
+/// Adds the parts of a model to its table, as the blueprint says.
+pub(crate) struct Builder<'a> {
+    pub(crate) blueprint: &'a Blueprint,
+    pub(crate) table: &'a mut ParamTable,
+}
+
+impl Builder<'_> {
+    /// A linear map `[out, inner]` under `name`.
+    pub(crate) fn dense(&mut self, name: &str, out: usize, inner: usize, bias: bool, role: Role) -> Dense {
+        let init = Init::Normal(self.blueprint.initializer_range);
+        let weight = self.table.add(format!("{name}.weight"), out, inner, init, role);
+        let bias = bias.then(|| self.table.add(format!("{name}.bias"), 1, out, Init::Zeros, Role::Vector));
+        Dense { weight, bias }
+    }
+
+    /// A norm of width H under `name`.
+    pub(crate) fn scale(&mut self, name: &str) -> Scale {
+        let h = self.blueprint.hidden_size;
+        let gain = self.table.add(format!("{name}.weight"), 1, h, Init::Ones, Role::Vector);
+        let bias = self.blueprint.norm_bias.then(|| self.table.add(format!("{name}.bias"), 1, h, Init::Zeros, Role::Vector));
+        Scale { gain, bias }
+    }
+}
+
+/// One encoder layer. Its handles are plain numbers, so it is copied freely (into recomputed segments, too).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Block {
+    /// Absent in the first layer of a pre-norm body: embeddings arrive normalised.
+    attention_norm: Option<Scale>,
+    qkv: Dense,
+    out: Dense,
+    mlp_norm: Scale,
+    up: Dense,
+    down: Dense,
+    rules: Rules,
+}
+
+/// What of the blueprint a layer needs while it runs.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    placement: NormPlacement,
+    norm: cloze_tensor::ops::norm::NormKind,
+    eps: f32,
+    mlp: Mlp,
+    act: cloze_tensor::ops::activation::Activation,
+    heads: usize,
+    head_dim: usize,
+    rotary: Option<f32>,
+    hidden_dropout: f32,
+    attention_dropout: f32,
+}
+
+/// The activations between two layers: the residual stream, and in a pre-norm body the last sublayer's output, which the
+/// next norm adds to the stream in the same pass.
+pub(crate) struct Stream<B: Backend> {
+    pub(crate) residual: Var<B>,
+    pub(crate) pending: Option<Var<B>>,
+}
+
+impl<B: Backend> Clone for Stream<B> {
+    fn clone(&self) -> Self {
+        Self { residual: self.residual.clone(), pending: self.pending.clone() }
+    }
+}
+
+impl Block {
+    pub(crate) fn new(b: &mut Builder, index: usize) -> Self {
+        let blueprint = b.blueprint;
+        let (h, i, bias) = (blueprint.hidden_size, blueprint.intermediate_size, blueprint.linear_bias);
+        let name = |part: &str| format!("layer.{index}.{part}");
+        let first_pre = index == 0 && blueprint.norm_placement == NormPlacement::Pre;
+        let up = if blueprint.mlp == Mlp::Gated { 2 * i } else { i };
+        let qkv = b.dense(&name("attention.qkv"), 3 * h, h, bias, Role::Hidden { parts: 3 });
+        let out = b.dense(&name("attention.out"), h, h, bias, Role::Hidden { parts: 1 });
+        let attention_norm = (!first_pre).then(|| b.scale(&name("attention.norm")));
+        let up = b.dense(&name("mlp.up"), up, h, bias, Role::Hidden { parts: up / i });
+        let down = b.dense(&name("mlp.down"), h, i, bias, Role::Hidden { parts: 1 });
+        let mlp_norm = b.scale(&name("mlp.norm"));
+        let rules = Rules {
+            placement: blueprint.norm_placement,
+            norm: blueprint.norm,
+            eps: blueprint.layer_norm_eps,
+            mlp: blueprint.mlp,
+            act: blueprint.hidden_act,
+            heads: blueprint.num_attention_heads,
+            head_dim: blueprint.head_dim(),
+            rotary: match blueprint.position {
+                Position::Rotary { theta, .. } => Some(theta),
+                Position::Learned { .. } => None,
+            },
+            hidden_dropout: blueprint.hidden_dropout,
+            attention_dropout: blueprint.attention_dropout,
+        };
+        Self { attention_norm, qkv, out, mlp_norm, up, down, rules }
+    }
+
+    /// The weight matrices that inference multiplies by.
+    pub(crate) fn matrices(&self) -> [Param; 4] {
+        [self.qkv.weight, self.out.weight, self.up.weight, self.down.weight]
+    }
+
+    /// Attention of x [T, H] → [T, H], before the residual sum.
+    fn attend<B: Backend>(&self, tape: &mut Tape<'_, B>, x: &Var<B>, layout: &Packed<B>) -> Var<B> {
+        let qkv = tape.linear(x, self.qkv.plain()); // [T, 3H]
+        let op = Attention {
+            heads: self.rules.heads,
+            visibility: Visibility::All,
+            rotary: self.rules.rotary,
+            scale: 1.0 / (self.rules.head_dim as f32).sqrt(),
+            dropout: tape.dropout_at(self.rules.attention_dropout),
+        };
+        let context = tape.attention(&qkv, layout, op); // [T, H]
+        tape.linear(&context, self.out.plain())
+    }
+
+    /// Feed-forward of x [T, H] → [T, H], before the residual sum.
+    fn feed<B: Backend>(&self, tape: &mut Tape<'_, B>, x: &Var<B>) -> Var<B> {
+        let inner = match self.rules.mlp {
+            Mlp::Plain => tape.linear(x, self.up.with(self.rules.act)), // [T, I]
+            Mlp::Gated => {
+                let both = tape.linear(x, self.up.plain()); // [T, 2I]
+                tape.gated(&both, self.rules.act)
+            }
+        };
+        tape.linear(&inner, self.down.plain())
+    }
+
+    fn norm<B: Backend>(&self, tape: &mut Tape<'_, B>, scale: Scale) -> Norm {
+        Norm { dropout: tape.dropout_at(self.rules.hidden_dropout), ..self.norm_without_dropout(scale) }
+    }
+
+    fn norm_without_dropout(&self, scale: Scale) -> Norm {
+        Norm { kind: self.rules.norm, gain: scale.gain, bias: scale.bias, eps: self.rules.eps, dropout: None }
+    }
+
+    /// The layer on one tensor, the last sublayer's output added in. // [T, H] → [T, H]
+    pub(crate) fn forward_whole<B: Backend>(&self, tape: &mut Tape<'_, B>, x: &Var<B>, layout: &Packed<B>) -> Var<B> {
+        let y = self.forward(tape, &Stream { residual: x.clone(), pending: None }, layout);
+        let Some(pending) = &y.pending else { return y.residual };
+        let dropout = tape.dropout_at(self.rules.hidden_dropout);
+        let pending = tape.dropout(pending, dropout);
+        tape.add(&y.residual, &pending)
+    }
+
+    /// The layer on a stream.
+    pub(crate) fn forward<B: Backend>(&self, tape: &mut Tape<'_, B>, x: &Stream<B>, layout: &Packed<B>) -> Stream<B> {
+        match self.rules.placement {
+            NormPlacement::Post => {
+                let attended = self.attend(tape, &x.residual, layout);
+                let op = self.norm(tape, self.attention_norm.expect("post-norm layers have both norms"));
+                let middle = tape.norm_residual(&attended, &x.residual, op);
+                let fed = self.feed(tape, &middle);
+                let op = self.norm(tape, self.mlp_norm);
+                Stream { residual: tape.norm_residual(&fed, &middle, op), pending: None }
+            }
+            NormPlacement::Pre => {
+                let (normed, residual) = match (&x.pending, self.attention_norm) {
+                    (Some(pending), Some(scale)) => {
+                        let op = self.norm(tape, scale);
+                        tape.norm_residual_sum(pending, &x.residual, op)
+                    }
+                    (None, Some(scale)) => {
+                        // No draw is taken here: a recomputed layer has applied its own dropout at its end.
+                        (tape.norm(&x.residual, self.norm_without_dropout(scale)), x.residual.clone())
+                    }
+                    (_, None) => (x.residual.clone(), x.residual.clone()),
+                };
+                let attended = self.attend(tape, &normed, layout);
+                let op = self.norm(tape, self.mlp_norm);
+                let (normed, residual) = tape.norm_residual_sum(&attended, &residual, op);
+                let fed = self.feed(tape, &normed);
+                Stream { residual, pending: Some(fed) }
+            }
+        }
+    }
+}

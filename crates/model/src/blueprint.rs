@@ -1,0 +1,214 @@
+//! The shape of a transformer encoder, as data. Layers ask the blueprint, never the family's name.
+
+use cloze_tensor::ops::activation::Activation;
+use cloze_tensor::ops::norm::NormKind;
+
+/// Where the norms stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormPlacement {
+    /// After the residual sum (Devlin et al. 2018): x ← norm(x + f(x)).
+    Post,
+    /// Before the sublayer (Xiong et al. 2020): x ← x + f(norm(x)), one norm at the end.
+    /// The first attention takes the normalised embeddings as they are (ModernBERT).
+    Pre,
+}
+
+/// How a token knows its place.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Position {
+    /// A learned table of `max` places; place `i` reads row `i + offset`.
+    Learned {
+        /// Rows of the table.
+        max: usize,
+        /// Added to the place.
+        offset: usize,
+    },
+    /// q and k are turned (Su et al. 2021).
+    Rotary {
+        /// The longest sequence promised.
+        max: usize,
+        /// The base of the angles.
+        theta: f32,
+    },
+}
+
+impl Position {
+    /// The longest sequence the model takes, in tokens.
+    pub fn longest(&self) -> usize {
+        match *self {
+            Position::Learned { max, offset } => max - offset,
+            Position::Rotary { max, .. } => max,
+        }
+    }
+}
+
+/// The feed-forward sublayer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mlp {
+    /// W₂ f(W₁ x).
+    Plain,
+    /// W₂ (f(a) ⊙ b), [a | b] = W₁ x (Shazeer 2020).
+    Gated,
+}
+
+/// The head that turns hidden states into the row that a classifier reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Summary {
+    /// The first token through a linear map and tanh (BERT's pooler).
+    Pooler,
+    /// The first token through the prediction head: linear, activation, norm (ModernBERT).
+    PredictionHead,
+}
+
+/// The shape of a transformer encoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Blueprint {
+    /// V.
+    pub vocab_size: usize,
+    /// H.
+    pub hidden_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// N.
+    pub num_attention_heads: usize,
+    /// I.
+    pub intermediate_size: usize,
+    /// Segments; 0: none.
+    pub type_vocab_size: usize,
+    /// How a token knows its place.
+    pub position: Position,
+    /// Which norm.
+    pub norm: NormKind,
+    /// Where the norms stand.
+    pub norm_placement: NormPlacement,
+    /// Added to the variance.
+    pub layer_norm_eps: f32,
+    /// Whether norms have a bias.
+    pub norm_bias: bool,
+    /// Whether linear maps of the body and of the prediction head's transform have a bias.
+    pub linear_bias: bool,
+    /// The feed-forward sublayer.
+    pub mlp: Mlp,
+    /// Its activation, also the prediction head's.
+    pub hidden_act: Activation,
+    /// What a classifier reads.
+    pub summary: Summary,
+    /// Whether the prediction head's vocabulary projection is the embedding table.
+    pub tie_word_embeddings: bool,
+    /// Dropout of embeddings and sublayer outputs.
+    pub hidden_dropout: f32,
+    /// Dropout of attention probabilities.
+    pub attention_dropout: f32,
+    /// Standard deviation of initial weights.
+    pub initializer_range: f32,
+}
+
+impl Blueprint {
+    /// BERT as in the paper, with the given sizes (Devlin et al. 2018).
+    pub fn bert(vocab_size: usize, layers: usize, hidden: usize, heads: usize, intermediate: usize) -> Self {
+        Self {
+            vocab_size,
+            hidden_size: hidden,
+            num_hidden_layers: layers,
+            num_attention_heads: heads,
+            intermediate_size: intermediate,
+            type_vocab_size: 2,
+            position: Position::Learned { max: 512, offset: 0 },
+            norm: NormKind::LayerNorm,
+            norm_placement: NormPlacement::Post,
+            layer_norm_eps: 1e-12,
+            norm_bias: true,
+            linear_bias: true,
+            mlp: Mlp::Plain,
+            hidden_act: Activation::Gelu,
+            summary: Summary::Pooler,
+            tie_word_embeddings: true,
+            hidden_dropout: 0.1,
+            attention_dropout: 0.1,
+            initializer_range: 0.02,
+        }
+    }
+
+    /// The pre-norm, gated, rotary, bias-free encoder (Warner et al. 2024, "ModernBERT"), all layers attending globally.
+    pub fn modern(vocab_size: usize, layers: usize, hidden: usize, heads: usize, intermediate: usize) -> Self {
+        Self {
+            type_vocab_size: 0,
+            position: Position::Rotary { max: 8192, theta: 10_000.0 },
+            norm_placement: NormPlacement::Pre,
+            layer_norm_eps: 1e-5,
+            norm_bias: false,
+            linear_bias: false,
+            mlp: Mlp::Gated,
+            summary: Summary::PredictionHead,
+            hidden_dropout: 0.0,
+            attention_dropout: 0.0,
+            ..Self::bert(vocab_size, layers, hidden, heads, intermediate)
+        }
+    }
+
+    /// (layers, hidden, heads, intermediate) of a size by name: the sizes that google-research/bert released.
+    pub fn named_size(name: &str) -> Option<(usize, usize, usize, usize)> {
+        Some(match name {
+            "tiny" => (2, 128, 2, 512),
+            "mini" => (4, 256, 4, 1024),
+            "small" => (4, 512, 8, 2048),
+            "medium" => (8, 512, 8, 2048),
+            "base" => (12, 768, 12, 3072),
+            "large" => (24, 1024, 16, 4096),
+            _ => return None,
+        })
+    }
+
+    /// D.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    /// Floating-point operations a token costs in the body's forward pass, at sequences of `length` tokens:
+    /// two for each weight, and 4·n·H for each layer's attention.
+    pub fn forward_flops_per_token(&self, length: usize) -> f64 {
+        let (h, i) = (self.hidden_size as f64, self.intermediate_size as f64);
+        let mlp = if self.mlp == Mlp::Gated { 3.0 } else { 2.0 } * h * i;
+        self.num_hidden_layers as f64 * (2.0 * (4.0 * h * h + mlp) + 4.0 * length as f64 * h)
+    }
+
+    /// Floating-point operations of one masked token's forward pass through the prediction head.
+    pub fn head_flops_per_row(&self) -> f64 {
+        let (h, v) = (self.hidden_size as f64, self.vocab_size as f64);
+        2.0 * (h * h + h * v)
+    }
+
+    /// What is wrong with the sizes, in words; `None` when they fit together.
+    pub fn fault(&self) -> Option<String> {
+        let positive = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, v)| *v == 0) {
+            return Some(format!("{name} is 0"));
+        }
+        // Caps before allocation: a hostile config must not ask for the machine's memory.
+        let caps = [
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("hidden_size", self.hidden_size, 1 << 16),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
+            ("intermediate_size", self.intermediate_size, 1 << 18),
+        ];
+        if let Some((name, v, cap)) = caps.iter().find(|(_, v, cap)| v > cap) {
+            return Some(format!("{name} is {v}, above the limit of {cap}"));
+        }
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            return Some(format!("hidden_size {} is no multiple of num_attention_heads {}", self.hidden_size, self.num_attention_heads));
+        }
+        match self.position {
+            Position::Rotary { .. } if !self.head_dim().is_multiple_of(2) => {
+                Some(format!("rotary positions need an even head dimension, not {}", self.head_dim()))
+            }
+            Position::Learned { max, offset } if max <= offset || max > 1 << 20 => Some(format!("{max} positions with offset {offset}")),
+            _ => None,
+        }
+    }
+}

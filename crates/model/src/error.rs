@@ -1,0 +1,120 @@
+//! What can be wrong with model files.
+
+use std::path::PathBuf;
+
+/// A fault of a model folder or of one of its files. Each says which file, what is wrong, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file could not be read or written.
+    #[error("{path}: cannot {action}: {cause}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The system's answer.
+        cause: std::io::Error,
+    },
+    /// The folder does not hold a model.
+    #[error(
+        "{folder} is not a model folder: it has no {missing}; give a folder written by `cloze pretrain`, `cloze finetune` or save_pretrained"
+    )]
+    NotAModel {
+        /// The folder.
+        folder: PathBuf,
+        /// The file that is not there.
+        missing: &'static str,
+    },
+    /// A JSON file does not parse.
+    #[error("{path}: line {line}, column {column}: not valid JSON: {problem}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+        /// What the parser says.
+        problem: String,
+    },
+    /// A key of the configuration is missing or has a value of another kind.
+    #[error("{path}: key `{key}`: expected {expected}, found {found}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What should stand there.
+        expected: &'static str,
+        /// What stands there.
+        found: String,
+    },
+    /// The configuration names something that Cloze does not have.
+    #[error("{path}: `{key}` is \"{found}\"; Cloze reads {known}")]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What stands there.
+        found: String,
+        /// What would do.
+        known: String,
+    },
+    /// Sizes do not fit together.
+    #[error("{path}: the sizes do not fit together: {fault}")]
+    Sizes {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        fault: String,
+    },
+    /// A tensor file is damaged.
+    #[error("{path}: not a sound safetensors file: {fault}; get the file again")]
+    Tensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        fault: String,
+    },
+    /// A tensor has another shape than the configuration says.
+    #[error(
+        "{path}: tensor `{name}` has shape {found:?}, the configuration says {expected:?}; config.json and weights do not belong together"
+    )]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The shape in the file.
+        found: Vec<usize>,
+        /// The shape that the configuration gives.
+        expected: Vec<usize>,
+    },
+    /// A tensor is of an element kind that holds no weights.
+    #[error("{path}: tensor `{name}` is of type {found}; weights are F32, F16 or BF16")]
+    TensorType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type.
+        found: String,
+    },
+    /// A shard index points outside of its folder.
+    #[error("{path}: weight_map sends `{name}` to \"{target}\", outside of the folder; refused")]
+    Escapes {
+        /// The index file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Where it points.
+        target: String,
+    },
+}
+
+impl ModelError {
+    pub(crate) fn io(path: &std::path::Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |cause| ModelError::Io { path: path.to_owned(), action, cause }
+    }
+}

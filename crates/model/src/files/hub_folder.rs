@@ -1,0 +1,177 @@
+//! A model folder as Hugging Face has it: config.json, model.safetensors, and the tokenizer's files beside them.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::config::Config;
+use super::safetensors::{OutTensor, TensorFiles, write};
+use crate::error::ModelError;
+use crate::model::{Heads, Model};
+use crate::params::{Role, Spec};
+use crate::registry::{FAMILIES, Family, TensorName, family};
+
+/// A model with its values.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The model.
+    pub model: Model,
+    /// The values of its parameters, in the layout of its table. // f32 [flat_len]
+    pub values: Vec<f32>,
+    /// What the files did and did not hold.
+    pub report: LoadReport,
+}
+
+/// What a loader met: it never invents a weight in silence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    /// Our parameters that no file held; they start anew.
+    pub new: Vec<String>,
+    /// Tensors of the files that the model has no use for.
+    pub unused: Vec<String>,
+}
+
+/// The heads that a folder's config.json announces.
+pub fn announced(config: &Config) -> Result<(&'static Family, Heads), ModelError> {
+    let model_type = config.text("model_type")?;
+    let known = || FAMILIES.map(|f| f.model_type).join(", ");
+    let family = family(model_type).ok_or_else(|| config.unknown("model_type", model_type, &known()))?;
+    let mut heads = match config.architecture() {
+        Some(name) => (family.heads)(name).ok_or_else(|| {
+            config.unknown("architectures", name, "models with a masked-LM, pre-training or sequence-classification head, and bare bodies")
+        })?,
+        None => Heads::default(),
+    };
+    if config.architecture().is_some_and(|a| a.ends_with("ForSequenceClassification")) {
+        heads.labels = config.labels()?;
+        if heads.labels.is_empty() {
+            heads.labels = vec!["LABEL_0".into(), "LABEL_1".into()]; // the default of num_labels is two
+        }
+    }
+    Ok((family, heads))
+}
+
+/// Load a folder with the heads that it announces.
+pub fn load(folder: &Path) -> Result<Loaded, ModelError> {
+    load_with(folder, None, 0)
+}
+
+/// Load a folder with other heads than it announces (fine-tuning a pre-trained body). Parameters that no file holds
+/// start anew from `seed`, and are named in the report.
+pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loaded, ModelError> {
+    let path = folder.join("config.json");
+    if !path.exists() {
+        return Err(ModelError::NotAModel { folder: folder.to_owned(), missing: "config.json" });
+    }
+    let config = Config::read(&path)?;
+    let (family, own) = announced(&config)?;
+    let blueprint = (family.blueprint)(&config)?;
+    if let Some(fault) = blueprint.fault() {
+        return Err(ModelError::Sizes { path, fault });
+    }
+    let files = TensorFiles::of_folder(folder)?;
+    let model = Model::new(family.model_type, blueprint, heads.unwrap_or(own));
+    let mut values = vec![0.0; model.table().flat_len()];
+    let mut report = LoadReport::default();
+    let mut used = std::collections::HashSet::new();
+    for spec in model.table().specs() {
+        let (_, width) = spec.units();
+        let mut found = true;
+        for part in (family.names)(spec, &model.blueprint) {
+            let Some((name, shape, tensor)) = find(&files, family, &part.name)? else {
+                found = false;
+                break;
+            };
+            let expected = shape_of(spec, &part);
+            if shape != expected {
+                let path = files.path_of(&name).unwrap_or(folder).to_owned();
+                return Err(ModelError::Shape { path, name, found: shape, expected });
+            }
+            let at = spec.param.offset + part.rows.start * width;
+            values[at..at + tensor.len()].copy_from_slice(&tensor);
+            used.insert(name);
+        }
+        if !found {
+            model.table().init_one(spec, seed, &mut values);
+            report.new.push(spec.name.clone());
+        }
+    }
+    // Buffers and the copies that tied weights leave behind are no loss.
+    let ignored = |n: &String| {
+        n.ends_with("position_ids")
+            || n.ends_with("token_type_ids")
+            || n.ends_with("decoder.weight")
+            || n.ends_with("predictions.decoder.bias")
+    };
+    report.unused = files.names().iter().filter(|n| !used.contains(*n) && !ignored(n)).cloned().collect();
+    Ok(Loaded { model, values, report })
+}
+
+/// A tensor under its name, without the body's prefix, or under the names of old TensorFlow conversions.
+fn find(files: &TensorFiles, family: &Family, name: &str) -> Result<Option<(String, Vec<usize>, Vec<f32>)>, ModelError> {
+    let old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+    let mut candidates = vec![name.to_owned(), old.clone()];
+    candidates.extend([name, &old].iter().filter_map(|n| n.strip_prefix(family.prefix)).map(str::to_owned));
+    for candidate in candidates {
+        if let Some((shape, values)) = files.read(&candidate)? {
+            return Ok(Some((candidate, shape, values)));
+        }
+    }
+    Ok(None)
+}
+
+/// The shape of a tensor that holds `part` of a parameter.
+fn shape_of(spec: &Spec, part: &TensorName) -> Vec<usize> {
+    match spec.role {
+        Role::Vector => vec![part.rows.len()],
+        _ => vec![part.rows.len(), spec.param.cols],
+    }
+}
+
+/// Write config.json and model.safetensors of a model into `folder`, which must exist. `token_ids` are keys such as
+/// `pad_token_id` for config.json.
+pub fn save(folder: &Path, model: &Model, values: &[f32], token_ids: &[(&str, u32)]) -> Result<(), ModelError> {
+    assert_eq!(values.len(), model.table().flat_len(), "values of another model");
+    let Some(family) = family(model.family) else { unreachable!("a model is made by a family of the registry") };
+    let mut tensors = Vec::new();
+    for spec in model.table().specs() {
+        let (_, width) = spec.units();
+        for part in (family.names)(spec, &model.blueprint) {
+            let range = spec.param.offset + part.rows.start * width..spec.param.offset + part.rows.end * width;
+            tensors.push(OutTensor { shape: shape_of(spec, &part), name: part.name, values: &values[range] });
+            // An untied projection of the library that reads this has a bias of its own, equal to the head's.
+            if spec.name == "mlm.bias" && !model.blueprint.tie_word_embeddings && family.model_type == "bert" {
+                let range = spec.param.range();
+                tensors.push(OutTensor { shape: vec![range.len()], name: "cls.predictions.decoder.bias".into(), values: &values[range] });
+            }
+        }
+    }
+    write(&folder.join("model.safetensors"), &tensors, &[("format", "pt".into())])?;
+    let path = folder.join("config.json");
+    let text = serde_json::to_string_pretty(&config_json(family, model, token_ids)).unwrap_or_default() + "\n";
+    std::fs::write(&path, text).map_err(ModelError::io(&path, "write"))
+}
+
+fn config_json(family: &Family, model: &Model, token_ids: &[(&str, u32)]) -> Value {
+    let b = &model.blueprint;
+    let mut map = Map::new();
+    map.insert("architectures".into(), json!([(family.architecture)(&model.heads)]));
+    map.insert("model_type".into(), json!(family.model_type));
+    map.insert("vocab_size".into(), json!(b.vocab_size));
+    map.insert("hidden_size".into(), json!(b.hidden_size));
+    map.insert("num_hidden_layers".into(), json!(b.num_hidden_layers));
+    map.insert("num_attention_heads".into(), json!(b.num_attention_heads));
+    map.insert("intermediate_size".into(), json!(b.intermediate_size));
+    map.extend((family.config)(model));
+    map.extend(token_ids.iter().map(|(k, v)| ((*k).to_owned(), json!(v))));
+    if !model.heads.labels.is_empty() {
+        let labels = &model.heads.labels;
+        map.insert("id2label".into(), labels.iter().enumerate().map(|(i, l)| (i.to_string(), json!(l))).collect::<Map<_, _>>().into());
+        map.insert("label2id".into(), labels.iter().enumerate().map(|(i, l)| (l.clone(), json!(i))).collect::<Map<_, _>>().into());
+        map.insert("problem_type".into(), json!("single_label_classification"));
+    }
+    map.insert("tie_word_embeddings".into(), json!(b.tie_word_embeddings));
+    map.insert("torch_dtype".into(), json!("float32"));
+    map.insert("transformers_version".into(), json!("4.46.0"));
+    Value::Object(map)
+}

@@ -1,0 +1,12 @@
+//! Files mapped into memory: the one module of this crate with `unsafe`.
+#![allow(unsafe_code)]
+
+use std::path::Path;
+
+/// Map a file for reading.
+pub(super) fn map(path: &Path) -> std::io::Result<memmap2::Mmap> {
+    let file = std::fs::File::open(path)?;
+    // SAFETY: the map is only read. Should another process shorten the file meanwhile, the process gets a bus error
+    // instead of data; model files are written by rename, never in place, so that a reader keeps the file it opened.
+    unsafe { memmap2::Mmap::map(&file) }
+}

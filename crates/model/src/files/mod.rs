@@ -1,0 +1,7 @@
+//! Model files: Hugging Face folders, safetensors.
+
+pub mod card;
+pub mod config;
+pub mod hub_folder;
+mod mapped;
+pub mod safetensors;

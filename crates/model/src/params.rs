@@ -1,0 +1,157 @@
+//! The table of a model's parameters: where each stands in the flat buffers, how it starts, and how it is trained.
+
+use cloze_tensor::Param;
+use cloze_tensor::random::{Key, Stream};
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Normal with this standard deviation, cut at two deviations (as BERT's release does).
+    Normal(f32),
+    /// Zeros (biases).
+    Zeros,
+    /// Ones (gains of norms).
+    Ones,
+}
+
+/// What a parameter is to the optimizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A weight matrix inside the body: decayed, and Muon's business. `parts` matrices are stacked in it (fused q, k, v).
+    Hidden {
+        /// How many matrices stand on top of each other.
+        parts: usize,
+    },
+    /// An embedding table or a head's matrix: decayed.
+    Table,
+    /// A bias or a norm's gain: not decayed.
+    Vector,
+}
+
+/// One parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// Its name inside Cloze, such as `layer.3.attention.qkv.weight`. Families translate it.
+    pub name: String,
+    /// Its place in the flat buffers.
+    pub param: Param,
+    /// How it starts.
+    pub init: Init,
+    /// What it is to the optimizer.
+    pub role: Role,
+}
+
+impl Spec {
+    /// (units, elements of a unit): the rows of a matrix, the single elements of a vector.
+    pub fn units(&self) -> (usize, usize) {
+        match self.role {
+            Role::Vector => (self.param.len(), 1),
+            _ => (self.param.rows, self.param.cols),
+        }
+    }
+}
+
+/// All parameters of a model in the order of the flat buffers.
+///
+/// Each starts at a multiple of 16 elements (a cache line); the gaps hold zeros and stay zero.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ParamTable {
+    specs: Vec<Spec>,
+    len: usize,
+}
+
+const ALIGN: usize = 16;
+
+impl ParamTable {
+    /// Add a parameter `[rows, cols]` and return its handle.
+    pub fn add(&mut self, name: impl Into<String>, rows: usize, cols: usize, init: Init, role: Role) -> Param {
+        let param = Param { offset: self.len, rows, cols };
+        self.len = (self.len + param.len()).next_multiple_of(ALIGN);
+        self.specs.push(Spec { name: name.into(), param, init, role });
+        param
+    }
+
+    /// Elements of the flat buffers, gaps included.
+    pub fn flat_len(&self) -> usize {
+        self.len
+    }
+
+    /// The number of trained values.
+    pub fn count(&self) -> usize {
+        self.specs.iter().map(|s| s.param.len()).sum()
+    }
+
+    /// All parameters.
+    pub fn specs(&self) -> &[Spec] {
+        &self.specs
+    }
+
+    /// The parameter of that name.
+    pub fn get(&self, name: &str) -> Option<&Spec> {
+        self.specs.iter().find(|s| s.name == name)
+    }
+
+    /// The name of the parameter that holds element `index` of the flat buffers.
+    pub fn name_at(&self, index: usize) -> Option<&str> {
+        self.specs.iter().find(|s| s.param.range().contains(&index)).map(|s| s.name.as_str())
+    }
+
+    /// Initial values of all parameters: a function of the seed alone. // f32 [flat_len]
+    pub fn init(&self, seed: u64) -> Vec<f32> {
+        let mut values = vec![0.0; self.len];
+        for spec in &self.specs {
+            self.init_one(spec, seed, &mut values);
+        }
+        values
+    }
+
+    /// Initial values of one parameter, written to its place in `values` (flat).
+    pub fn init_one(&self, spec: &Spec, seed: u64, values: &mut [f32]) {
+        let place = &mut values[spec.param.range()];
+        match spec.init {
+            Init::Zeros => place.fill(0.0),
+            Init::Ones => place.fill(1.0),
+            Init::Normal(deviation) => {
+                // Keyed by the name, so that adding a head does not change the body's start.
+                let key = Key::new(seed, Stream::Init, name_hash(&spec.name), 0);
+                for (i, v) in place.iter_mut().enumerate() {
+                    *v = deviation * truncated_normal(&key, i as u64);
+                }
+            }
+        }
+    }
+}
+
+/// Standard normal cut at ±2, by drawing again.
+fn truncated_normal(key: &Key, index: u64) -> f32 {
+    for attempt in 0..64u64 {
+        let v = key.normal(index + (attempt << 40));
+        if v.abs() <= 2.0 {
+            return v;
+        }
+    }
+    0.0
+}
+
+/// FNV-1a, 64 bits: a fixed function of the name.
+fn name_hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_are_aligned_and_named() {
+        let mut table = ParamTable::default();
+        let a = table.add("a", 3, 5, Init::Normal(0.02), Role::Table);
+        let b = table.add("b", 1, 5, Init::Ones, Role::Vector);
+        assert_eq!((a.offset, b.offset, table.flat_len(), table.count()), (0, 16, 32, 20));
+        let values = table.init(1);
+        assert!(values[..15].iter().all(|v| *v != 0.0 && v.abs() <= 0.04));
+        assert_eq!((values[15], &values[16..21], values[21]), (0.0, &[1.0; 5][..], 0.0));
+        assert_eq!((table.name_at(17), table.name_at(15)), (Some("b"), None));
+        assert_ne!(values, table.init(2));
+    }
+}
