@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::config::Config;
-use super::safetensors::{OutTensor, TensorFiles, write};
+use super::safetensors::{HostTensor, OutTensor, TensorFiles, write};
 use crate::error::ModelError;
 use crate::model::{Heads, Model};
 use crate::params::{Role, Spec};
@@ -78,7 +78,7 @@ pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loade
         let (_, width) = spec.units();
         let mut found = true;
         for part in (family.names)(spec, &model.blueprint) {
-            let Some((name, shape, tensor)) = find(&files, family, &part.name)? else {
+            let Some((name, (shape, tensor))) = find(&files, family, &part.name)? else {
                 found = false;
                 break;
             };
@@ -108,13 +108,13 @@ pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loade
 }
 
 /// A tensor under its name, without the body's prefix, or under the names of old TensorFlow conversions.
-fn find(files: &TensorFiles, family: &Family, name: &str) -> Result<Option<(String, Vec<usize>, Vec<f32>)>, ModelError> {
+fn find(files: &TensorFiles, family: &Family, name: &str) -> Result<Option<(String, HostTensor)>, ModelError> {
     let old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
     let mut candidates = vec![name.to_owned(), old.clone()];
     candidates.extend([name, &old].iter().filter_map(|n| n.strip_prefix(family.prefix)).map(str::to_owned));
     for candidate in candidates {
-        if let Some((shape, values)) = files.read(&candidate)? {
-            return Ok(Some((candidate, shape, values)));
+        if let Some(tensor) = files.read(&candidate)? {
+            return Ok(Some((candidate, tensor)));
         }
     }
     Ok(None)

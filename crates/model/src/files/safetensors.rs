@@ -9,6 +9,9 @@ use super::config::read_json;
 use super::mapped::map;
 use crate::error::ModelError;
 
+/// A tensor on the host: its shape and its values.
+pub type HostTensor = (Vec<usize>, Vec<f32>);
+
 /// The tensors of one file or of all shards of an index.
 pub struct TensorFiles {
     files: Vec<(PathBuf, memmap2::Mmap)>,
@@ -66,7 +69,7 @@ impl TensorFiles {
     }
 
     /// A tensor as f32 values with its shape; `None` when there is none of that name.
-    pub fn read(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>, ModelError> {
+    pub fn read(&self, name: &str) -> Result<Option<HostTensor>, ModelError> {
         let Some(&place) = self.places.get(name) else { return Ok(None) };
         let (path, mapped) = &self.files[place];
         let file = parse(path, mapped)?;

@@ -32,7 +32,7 @@ impl Summary {
     }
 
     /// Hidden states → one row a sequence. // [T, H] → [S, H]
-    pub fn pooled<B: Backend>(&self, tape: &mut Tape<'_, B>, hidden: &Var<B>, layout: &Packed<B>) -> Var<B> {
+    pub(crate) fn pooled<B: Backend>(&self, tape: &mut Tape<'_, B>, hidden: &Var<B>, layout: &Packed<B>) -> Var<B> {
         let first = tape.pool(hidden, layout, Pool::First);
         match *self {
             Summary::Pooler(dense) => tape.linear(&first, dense.with(Activation::Tanh)),
