@@ -50,7 +50,8 @@ impl Checkpoint {
                 return Err(Damage::Size { file: entry.name.clone(), expected: entry.bytes, found });
             }
         }
-        let mut block = vec![0; 1 << 20];
+        let largest = self.manifest.files.iter().map(|entry| entry.bytes).max().unwrap_or(0);
+        let mut block = vec![0; largest.clamp(1, 1 << 20) as usize];
         for entry in &self.manifest.files {
             let path = self.path.join(&entry.name);
             let unreadable = |source| FileError::io(Operation::Read, &path, source);

@@ -6,6 +6,12 @@ use std::io::{self, Read};
 use std::panic::Location;
 use std::path::Path;
 
+/// A folder in memory where there is one: these tests sync thousands of files.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn blob(step: u64, name: &str) -> Vec<u8> {
     let seed = step as usize * 31 + name.len();
     (0..3000 + seed % 700).map(|i| ((i * 7 + seed) % 251) as u8).collect()
@@ -36,7 +42,7 @@ fn steps_of(folder: &Path) -> Vec<String> {
 
 #[test]
 fn what_was_written_comes_back() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let mut checkpoints = Checkpoints::open(&folder.path().join("new/run"), 3).unwrap();
     assert!(checkpoints.latest().unwrap().checkpoint.is_none());
     let saved = save(&mut checkpoints, 10).unwrap();
@@ -51,7 +57,7 @@ fn what_was_written_comes_back() {
 
 #[test]
 fn a_reader_of_exactly_the_size_notices_a_change() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let mut checkpoints = Checkpoints::open(folder.path(), 1).unwrap();
     save(&mut checkpoints, 1).unwrap();
     let checkpoint = checkpoints.get(1).unwrap();
@@ -69,7 +75,7 @@ fn a_reader_of_exactly_the_size_notices_a_change() {
 
 #[test]
 fn the_last_few_and_the_best_are_kept() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let mut checkpoints = Checkpoints::open(folder.path(), 2).unwrap();
     for step in [1, 2, 3, 4] {
         save(&mut checkpoints, step).unwrap();
@@ -92,7 +98,7 @@ fn the_last_few_and_the_best_are_kept() {
 
 #[test]
 fn damaged_checkpoints_do_not_count_among_the_kept() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let mut checkpoints = Checkpoints::open(folder.path(), 2).unwrap();
     for step in [1, 2, 3] {
         save(&mut checkpoints, step).unwrap();
@@ -117,13 +123,13 @@ fn story(folder: &Path, done: &mut u64) -> Result<(), CheckpointError> {
 
 #[test]
 fn killed_at_any_point_the_latest_is_whole() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let mut done = 0;
     let (result, changes) = fault::dying_after(usize::MAX, || story(folder.path(), &mut done));
     result.unwrap();
     assert!(changes.len() > 60, "{} changes", changes.len());
     for point in 0..changes.len() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = scratch();
         let mut done = 0;
         let (result, _) = fault::dying_after(point, || story(folder.path(), &mut done));
         // a removal that fails is no failure of the save
@@ -151,7 +157,7 @@ fn killed_at_any_point_the_latest_is_whole() {
 
 #[test]
 fn every_file_is_synced_before_the_marker_and_the_marker_before_the_rename() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let mut checkpoints = Checkpoints::open(folder.path(), 1).unwrap();
     let (_, changes) = fault::dying_after(usize::MAX, || save(&mut checkpoints, 7));
     let order: Vec<String> = changes
@@ -175,7 +181,7 @@ fn every_file_is_synced_before_the_marker_and_the_marker_before_the_rename() {
 
 #[test]
 fn no_mutant_loads_in_silence() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let mut checkpoints = Checkpoints::open(folder.path(), 2).unwrap();
     save(&mut checkpoints, 1).unwrap();
     save(&mut checkpoints, 2).unwrap();
@@ -219,7 +225,7 @@ fn no_mutant_loads_in_silence() {
 
 #[test]
 fn damage_is_told_by_its_name() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let mut checkpoints = Checkpoints::open(folder.path(), 9).unwrap();
     let step = |checkpoints: &mut Checkpoints, step| save(checkpoints, step).unwrap().path;
     let told = |path: &Path| Checkpoint::open(path).unwrap_err().to_string();
@@ -258,7 +264,7 @@ fn damage_is_told_by_its_name() {
 
 #[test]
 fn names_are_plain_and_single() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let mut checkpoints = Checkpoints::open(folder.path(), 1).unwrap();
     for name in ["", "..", "a/b", "manifest.json", ".hidden", "a\0b", "é"] {
         let error = checkpoints.save(1, "x", |out| out.write(name, |_| Ok(()))).unwrap_err();
@@ -275,7 +281,7 @@ fn names_are_plain_and_single() {
 #[test]
 fn any_single_failure_of_the_disk_leaves_the_old_checkpoint_and_a_clear_error() {
     for change in 0..100 {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = scratch();
         let mut checkpoints = Checkpoints::open(folder.path(), 1).unwrap();
         save(&mut checkpoints, 1).unwrap();
         let failing = || save(&mut checkpoints, 2);
@@ -305,7 +311,7 @@ fn any_single_failure_of_the_disk_leaves_the_old_checkpoint_and_a_clear_error() 
 #[test]
 #[cfg(target_os = "linux")]
 fn a_small_disk_runs_full() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let mount = |arguments: &[&str]| {
         let run = std::process::Command::new("mount").args(arguments).arg(folder.path()).output();
         run.is_ok_and(|output| output.status.success())
