@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::tokenizer::TokenizerError;
+
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -140,21 +142,24 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
-    /// The text could not be tokenised.
-    #[error("{path}:{line}: the tokenizer failed: {reason}")]
+    /// A document could not be tokenised.
+    #[error("{}:{line}: {source}", path.display())]
     Encode {
         /// The input.
-        path: String,
+        path: PathBuf,
         /// Line of the document's start.
         line: u64,
         /// The tokenizer's reason.
-        reason: String,
+        source: Box<TokenizerError>,
     },
     /// The tokenizer could not be loaded, trained or saved.
-    #[error("tokenizer: {reason}")]
-    Tokenizer {
-        /// What happened.
-        reason: String,
+    #[error(transparent)]
+    Tokenizer(#[from] Box<TokenizerError>),
+    /// A tokenizer without a token that pre-training needs.
+    #[error("the tokenizer has no {token} token; pre-training needs it")]
+    NoSpecialToken {
+        /// What it is for.
+        token: &'static str,
     },
     /// A worker thread died.
     #[error("a worker thread of {place} stopped unexpectedly")]
@@ -162,6 +167,12 @@ pub enum Error {
         /// Which one.
         place: &'static str,
     },
+}
+
+impl From<TokenizerError> for Error {
+    fn from(error: TokenizerError) -> Self {
+        Self::Tokenizer(Box::new(error))
+    }
 }
 
 impl Error {

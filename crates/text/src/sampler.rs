@@ -76,14 +76,17 @@ impl Draft {
         self.types.push(segment);
     }
 
-    fn segment(&mut self, tokens: Tokens<'_>, range: Range<usize>, segment: u32) {
+    fn segment(&mut self, tokens: Tokens<'_>, range: Range<usize>, segment: u32, vocabulary: &Vocabulary) {
         let begin = self.words.len();
         for i in range {
-            let at = self.ids.len();
-            self.ids.push(tokens.id(i));
+            let (at, id) = (self.ids.len(), tokens.id(i));
+            self.ids.push(id);
             self.types.push(segment);
+            if id == vocabulary.cls || id == vocabulary.sep || id == vocabulary.mask {
+                continue; // the text itself held a special token: it is never masked
+            }
             match self.words[begin..].last_mut() {
-                Some(word) if tokens.continues(i) => word.end = at + 1,
+                Some(word) if tokens.continues(i) && word.end == at => word.end = at + 1,
                 _ => self.words.push(at..at + 1),
             }
         }
@@ -230,7 +233,7 @@ impl Sampler {
         let v = &self.vocabulary;
         draft.frame(v.cls, 0);
         if self.config.sentence_objective == SentenceObjective::None {
-            draft.segment(tokens, 0..tokens.len(), 0);
+            draft.segment(tokens, 0..tokens.len(), 0, v);
             draft.frame(v.sep, 0);
             return Ok(());
         }
@@ -249,9 +252,9 @@ impl Sampler {
             }
             _ => objective::order(first, second, &mut draws),
         };
-        draft.segment(first.0, first.1, 0);
+        draft.segment(first.0, first.1, 0, v);
         draft.frame(v.sep, 0);
-        draft.segment(second.0, second.1, 1);
+        draft.segment(second.0, second.1, 1, v);
         draft.frame(v.sep, 1);
         draft.label = Some(label);
         Ok(())

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
 pub(crate) use draws::Draws;
 pub(crate) use next_sentence::continuation_elsewhere;
 pub(crate) use sentence_order::order;
@@ -133,6 +134,20 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
+    /// The vocabulary of `tokenizer`. Besides its special tokens, names in brackets such as `[unused7]` are never drawn.
+    pub fn of(tokenizer: &Tokenizer) -> Result<Self> {
+        let special = tokenizer.special();
+        let need = |id: Option<u32>, token| id.ok_or(Error::NoSpecialToken { token });
+        let (cls, sep, mask) = (need(special.cls, "[CLS]")?, need(special.sep, "[SEP]")?, need(special.mask, "[MASK]")?);
+        let size = tokenizer.vocab_size() as u32;
+        let named = |id: &u32| {
+            let token = tokenizer.id_to_token(*id).unwrap_or_default();
+            let bracketed = |open, close| token.len() > 3 && token.starts_with(open) && token.ends_with(close);
+            special.contains(*id) || bracketed('[', ']') || bracketed('<', '>')
+        };
+        Ok(Self { size, cls, sep, mask, special: (0..size).filter(named).collect() })
+    }
+
     /// A random id that is no special token.
     fn random(&self, draws: &mut Draws) -> u32 {
         let mut id = draws.below(u64::from(self.size) - self.special.len() as u64) as u32;

@@ -1,0 +1,92 @@
+//! The text column of parquet files.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ::parquet::file::reader::{FileReader, SerializedFileReader};
+use ::parquet::record::reader::RowIter;
+use ::parquet::record::{Field, Row};
+use ::parquet::schema::types::Type;
+
+use super::{Document, Found, FoundFault, ReadOptions, Source, TEXT_FIELDS, shown};
+use crate::error::{Error, Fault, FaultKind, Result};
+
+pub(crate) struct Texts {
+    path: PathBuf,
+    rows: RowIter<'static>,
+    row: u64,
+    total: u64,
+    bytes: u64,
+    counted: u64,
+    bytes_read: Arc<AtomicU64>,
+    ended: bool,
+}
+
+impl Texts {
+    pub(crate) fn open(source: &Source, options: &ReadOptions, bytes_read: Arc<AtomicU64>) -> Result<Self> {
+        let path = shown(source.path());
+        let bad = |reason: String| Error::Bad(Fault { path: path.clone(), line: 0, kind: FaultKind::Stream { reason } });
+        let file = File::open(source.path()).map_err(Error::io("open", source.path()))?;
+        let reader = SerializedFileReader::new(file).map_err(|e| bad(e.to_string()))?;
+        let metadata = reader.metadata().file_metadata();
+        let (schema, total) = (metadata.schema().clone(), metadata.num_rows().max(0) as u64);
+        let fields = schema.get_fields();
+        let wanted: Vec<&str> = match &options.text_field {
+            Some(field) => vec![field.as_str()],
+            None => TEXT_FIELDS.to_vec(),
+        };
+        let Some(field) = wanted.iter().find_map(|name| fields.iter().find(|field| field.name().eq_ignore_ascii_case(name))) else {
+            let found = fields.iter().map(|field| field.name().to_owned()).collect();
+            return Err(Error::MissingColumn { path, wanted: wanted.iter().map(|&w| w.to_owned()).collect(), found });
+        };
+        let projection =
+            Type::group_type_builder(schema.name()).with_fields(vec![Arc::clone(field)]).build().map_err(|e| bad(e.to_string()))?;
+        let rows = RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(|e| bad(e.to_string()))?;
+        let bytes = source.bytes().unwrap_or(0);
+        Ok(Self { path, rows, row: 0, total, bytes, counted: 0, bytes_read, ended: false })
+    }
+
+    fn fault(&self, kind: FaultKind) -> FoundFault {
+        FoundFault::Bad(Fault { path: self.path.clone(), line: self.row, kind })
+    }
+
+    fn text(&self, row: &Row) -> Result<String, FoundFault> {
+        match row.get_column_iter().next() {
+            Some((_, Field::Str(text))) => Ok(text.clone()),
+            Some((_, Field::Bytes(bytes))) => match std::str::from_utf8(bytes.data()) {
+                Ok(text) => Ok(text.to_owned()),
+                Err(e) => Err(self.fault(FaultKind::Utf8 { at: e.valid_up_to() })),
+            },
+            Some((name, _)) => Err(self.fault(FaultKind::NotText { field: name.clone() })),
+            None => Err(self.fault(FaultKind::NotText { field: "text".to_owned() })),
+        }
+    }
+}
+
+impl Iterator for Texts {
+    type Item = Found;
+
+    fn next(&mut self) -> Option<Found> {
+        if self.ended {
+            return None;
+        }
+        let Some(row) = self.rows.next() else {
+            self.ended = true;
+            self.bytes_read.fetch_add(self.bytes - self.counted, Ordering::Relaxed);
+            return (self.row == 0).then(|| Err(self.fault(FaultKind::Empty)));
+        };
+        self.row += 1;
+        let done = (u128::from(self.bytes) * u128::from(self.row) / u128::from(self.total.max(self.row))) as u64;
+        self.bytes_read.fetch_add(done - self.counted, Ordering::Relaxed);
+        self.counted = done;
+        Some(match row {
+            Ok(row) => self.text(&row).map(|text| Document { line: self.row, text }),
+            Err(e) => {
+                self.ended = true;
+                Err(self.fault(FaultKind::Stream { reason: e.to_string() }))
+            }
+        })
+    }
+}
