@@ -1,0 +1,155 @@
+//! Any other `tokenizer.json`, through the `tokenizers` crate.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use tokenizers::utils::truncation::{TruncationParams, truncate_encodings};
+use tokenizers::{PostProcessor, Tokenizer as Library};
+
+use super::encoding::{Encoding, NO_WORD};
+use super::error::TokenizerError;
+
+/// How pieces show that they continue a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    /// WordPiece: the piece itself is marked.
+    Continuation,
+    /// Byte-level BPE and SentencePiece: pieces that start a word begin with this character.
+    Start(char),
+    /// Nothing is known.
+    None,
+}
+
+#[derive(Clone)]
+pub(crate) struct Foreign {
+    library: Library,
+    /// The file as it was read, so that it is saved as it was.
+    pub(crate) json: String,
+    mark: Mark,
+    prefix: String,
+    special: Vec<u32>,
+}
+
+/// The library's panics on broken files become errors like any other.
+fn guarded<T>(work: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(panic) => Err(panic
+            .downcast_ref::<&str>()
+            .map(|s| (*s).to_string())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "the tokenizers library failed".into())),
+    }
+}
+
+impl Foreign {
+    pub(crate) fn new(json: String, value: &serde_json::Value, path: &Path) -> Result<Self, TokenizerError> {
+        let mut library =
+            guarded(|| json.parse::<Library>()).map_err(|message| TokenizerError::Foreign { path: path.to_path_buf(), message })?;
+        // Cutting is asked for call by call, and batches are packed, never padded.
+        guarded(|| library.with_truncation(None).map(|_| ()))
+            .map_err(|message| TokenizerError::Foreign { path: path.to_path_buf(), message })?;
+        library.with_padding(None);
+        let prefix = value["model"]["continuing_subword_prefix"].as_str().unwrap_or("").to_string();
+        let mark = if !prefix.is_empty() {
+            Mark::Continuation
+        } else if mentions(&value["pre_tokenizer"], "ByteLevel") {
+            Mark::Start('Ġ')
+        } else if mentions(&value["pre_tokenizer"], "Metaspace") || mentions(&value["decoder"], "Metaspace") {
+            Mark::Start('▁')
+        } else {
+            Mark::None
+        };
+        let special = library.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
+        Ok(Self { library, json, mark, prefix, special })
+    }
+
+    pub(crate) fn encode(&self, text: &str, add_special: bool) -> Result<Encoding, TokenizerError> {
+        guarded(|| self.library.encode(text, add_special))
+            .map(convert)
+            .map_err(|message| TokenizerError::Encode { bytes: text.len(), message })
+    }
+
+    pub(crate) fn encode_cut(&self, first: &str, second: Option<&str>, max_length: Option<usize>) -> Result<Encoding, TokenizerError> {
+        let failed = |message| TokenizerError::Encode { bytes: first.len() + second.map_or(0, str::len), message };
+        let whole = guarded(|| match second {
+            Some(second) => self.library.encode((first, second), true),
+            None => self.library.encode(first, true),
+        })
+        .map_err(failed)?;
+        let Some(max_length) = max_length.filter(|&max| whole.len() > max) else {
+            return Ok(convert(whole));
+        };
+        let special = self.library.get_post_processor().map_or(0, |p| p.added_tokens(second.is_some()));
+        let room = max_length.checked_sub(special).ok_or(TokenizerError::MaxLength { max_length, special })?;
+        guarded(|| {
+            let a = self.library.encode(first, false)?;
+            let b = second.map(|second| self.library.encode(second, false)).transpose()?;
+            let params = TruncationParams { max_length: room, ..TruncationParams::default() };
+            let (a, b) = truncate_encodings(a, b, &params)?;
+            self.library.post_process(a, b, true)
+        })
+        .map(convert)
+        .map_err(failed)
+    }
+
+    pub(crate) fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
+        guarded(|| self.library.decode(ids, skip_special)).map_err(|message| TokenizerError::Decode { message })
+    }
+
+    pub(crate) fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.library.token_to_id(token)
+    }
+
+    pub(crate) fn id_to_token(&self, id: u32) -> Option<String> {
+        self.library.id_to_token(id)
+    }
+
+    /// One more than the highest id, so that every id fits an embedding of this size.
+    pub(crate) fn vocab_size(&self) -> usize {
+        let vocab = self.library.get_vocab(true);
+        vocab.values().max().map_or(0, |&id| id as usize + 1)
+    }
+
+    pub(crate) fn is_continuation(&self, id: u32) -> bool {
+        if self.special.contains(&id) {
+            return false;
+        }
+        match (self.mark, self.library.id_to_token(id)) {
+            (Mark::Continuation, Some(piece)) => piece.starts_with(&self.prefix),
+            (Mark::Start(mark), Some(piece)) => !piece.starts_with(mark),
+            _ => false,
+        }
+    }
+}
+
+/// Whether `value` or a part of it has this `type`.
+fn mentions(value: &serde_json::Value, kind: &str) -> bool {
+    match value {
+        serde_json::Value::Object(map) => map.get("type").and_then(|t| t.as_str()) == Some(kind) || map.values().any(|v| mentions(v, kind)),
+        serde_json::Value::Array(items) => items.iter().any(|v| mentions(v, kind)),
+        _ => false,
+    }
+}
+
+fn convert(encoding: tokenizers::Encoding) -> Encoding {
+    let sequences = encoding.get_sequence_ids();
+    let part = |which: usize| {
+        let mut places = (0..sequences.len()).filter(|&i| sequences[i] == Some(which));
+        match places.next() {
+            None if which == 0 => 0..0,
+            None => sequences.len()..sequences.len(),
+            Some(first) => first..places.next_back().unwrap_or(first) + 1,
+        }
+    };
+    let clamp = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
+    Encoding {
+        parts: [part(0), part(1)],
+        offsets: encoding.get_offsets().iter().map(|&(start, end)| (clamp(start), clamp(end))).collect(),
+        word_ids: encoding.get_word_ids().iter().map(|word| word.unwrap_or(NO_WORD)).collect(),
+        special: encoding.get_special_tokens_mask().iter().map(|&s| s != 0).collect(),
+        token_type_ids: encoding.get_type_ids().to_vec(),
+        ids: encoding.get_ids().to_vec(),
+    }
+}
