@@ -20,10 +20,11 @@ mod svg;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::figures::grouped;
 use crate::files::{self, FileError};
 use crate::log::read_log;
 use crate::observer::{Eval, Event, Finished, Observer, Record, Start};
-use svg::{Dots, Line, Panel, escape, grouped};
+use svg::{Dots, Line, Panel, escape};
 
 /// The points of the training loss are thinned to at most this many, so that a long run needs no more memory
 /// than a short one.
@@ -126,6 +127,22 @@ impl Curve {
         figure.lines.push(Line { class: "rate", name: "", points: thin(&rate, 400) });
         panels.push(figure);
         svg::draw(WIDTH, steps, &escape(&self.title()), &escape(&self.subtitle()), &panels)
+    }
+
+    /// The training loss in at most `most` points (step, loss): as it was, and smoothed.
+    pub fn training_loss(&self, most: usize) -> (Vec<(f64, f64)>, Vec<(f64, f64)>) {
+        let points = self.train.points().map(|sample| (sample.step, sample.loss));
+        let finite: Vec<_> = points.filter(|point| point.1.is_finite()).collect();
+        let raw = thin(&finite, most);
+        let smoothed = smooth(&raw);
+        (raw, smoothed)
+    }
+
+    /// The evaluations of all data, by step.
+    pub fn evals(&self) -> Vec<&Eval> {
+        let mut evals: Vec<_> = self.evals.values().flat_map(BTreeMap::values).collect();
+        evals.sort_by_key(|eval| eval.step);
+        evals
     }
 
     fn title(&self) -> String {

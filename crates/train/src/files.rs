@@ -350,19 +350,6 @@ pub fn safe_join(root: &Path, relative: &str) -> Result<PathBuf, FileError> {
     Ok(joined)
 }
 
-/// `12.3 MB`: sizes for people, in powers of ten.
-pub fn format_bytes(bytes: u64) -> String {
-    let mut size = bytes as f64;
-    for unit in ["bytes", "kB", "MB", "GB"] {
-        if size < 999.5 {
-            let digits = if unit == "bytes" || size >= 99.95 { 0 } else { 1 };
-            return format!("{size:.digits$} {unit}");
-        }
-        size /= 1000.0;
-    }
-    format!("{size:.1} TB")
-}
-
 #[cfg(not(test))]
 mod fault {
     use super::{Operation, Path, io};
@@ -542,12 +529,5 @@ mod tests {
                 assert!(error.contains("a link in it leads out"), "{error}");
             }
         }
-    }
-
-    #[test]
-    fn sizes_for_people() {
-        let sizes = [0, 999, 1000, 99_940, 123_456, 1_500_000, 999_600_000, 2_000_000_000_000];
-        let found = sizes.map(format_bytes).join(", ");
-        assert_eq!(found, "0 bytes, 999 bytes, 1.0 kB, 99.9 kB, 123 kB, 1.5 MB, 1.0 GB, 2.0 TB");
     }
 }

@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod checkpoint;
 pub mod curve;
+pub mod figures;
 pub mod files;
 pub mod log;
 pub mod memory;

@@ -11,7 +11,8 @@ use xxhash_rust::xxh3::Xxh3;
 use super::manifest::{Entry, FORMAT, MANIFEST, Manifest, check_name, hex};
 use super::read::Checkpoint;
 use super::{CheckpointError, PREFIX, VERSION, number, step_of};
-use crate::files::{self, FileError, Operation, SyncedFile, format_bytes};
+use crate::figures::format_bytes;
+use crate::files::{self, FileError, Operation, SyncedFile};
 
 const BEST: &str = "best.json";
 const PARTIAL: &str = ".partial-";

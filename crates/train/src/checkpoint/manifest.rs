@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Damage, VERSION};
-use crate::files::{FileError, Operation, format_bytes};
+use crate::figures::format_bytes;
+use crate::files::{FileError, Operation};
 
 /// Its file; written last.
 pub(super) const MANIFEST: &str = "manifest.json";

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::figures::grouped;
+
 /// One diagram; all panels of a picture share the steps as their x axis.
 #[derive(Debug)]
 pub(super) struct Panel {
@@ -254,19 +256,6 @@ fn step_label(tick: f64, step: f64) -> String {
         _ => return grouped(tick as u64),
     };
     if tick == 0.0 { "0".to_owned() } else { format!("{}{unit}", grouped((tick / size) as u64)) }
-}
-
-/// `12,345`.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Text for XML: the four marks as entities, control characters left out.
