@@ -23,7 +23,6 @@ mod segment;
 pub mod sentence;
 pub mod shard;
 pub mod tokenizer;
-pub mod tokenizer;
 
 pub use batch::{Batch, Limits};
 pub use corpus::{PrepareOptions, Progress, prepare};
@@ -35,6 +34,5 @@ pub use pack::{PackedBatch, pack, pack_lengths};
 pub use prefetch::Prefetch;
 pub use report::{Dropped, FileReport, LengthBin, Report};
 pub use sampler::Sampler;
-pub use tokenizer::{Encoding, SpecialTokens, Tokenizer, TokenizerError};
 pub use segment::normalize;
 pub use tokenizer::{Encoding, SpecialTokens, Tokenizer, TokenizerError};
