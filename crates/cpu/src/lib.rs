@@ -3,12 +3,13 @@
 //! - [`Level`]: what the processor can do, detected once, or forced to check every level in one process.
 //! - [`simd`]: a tiny vector trait; kernels are generic over it and instantiated per level by [`simd::dispatch`].
 //! - [`Threads`]: the pool that a backend owns. No result depends on the number of threads.
-//! - `gemm`: matrix products with packed operands and fused epilogues.
+//! - [`gemm`]: matrix products with packed operands and fused epilogues.
 //!
 //! `unsafe` is allowed in this crate alone, because vector intrinsics and the micro-kernels of the matrix
 //! product work on raw pointers; every block says why it is sound.
 #![allow(unsafe_code)]
 
+pub mod gemm;
 mod level;
 pub mod simd;
 mod threads;

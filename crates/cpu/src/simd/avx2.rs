@@ -1,6 +1,6 @@
 //! Eight lanes of AVX2 with FMA.
 
-use super::Simd;
+use super::{Kernel, Simd};
 use crate::level::Level;
 use half::bf16;
 use std::arch::x86_64::*;
@@ -44,12 +44,64 @@ unsafe fn widen(half: __m128i) -> F {
     unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half))) }
 }
 
+/// Four rows of eight words become eight rows of four.
+#[inline(always)]
+unsafe fn transpose_4x8(src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
+    // SAFETY: the caller has AVX2 and vouches for the memory.
+    unsafe {
+        let row = |r: usize| _mm256_loadu_ps(src.add(r * src_stride).cast());
+        let (ab_low, ab_high) = (_mm256_unpacklo_ps(row(0), row(1)), _mm256_unpackhi_ps(row(0), row(1)));
+        let (cd_low, cd_high) = (_mm256_unpacklo_ps(row(2), row(3)), _mm256_unpackhi_ps(row(2), row(3)));
+        // Each holds column i in its lower half and column i + 4 in the upper.
+        let columns = [
+            _mm256_shuffle_ps::<0b01_00_01_00>(ab_low, cd_low),
+            _mm256_shuffle_ps::<0b11_10_11_10>(ab_low, cd_low),
+            _mm256_shuffle_ps::<0b01_00_01_00>(ab_high, cd_high),
+            _mm256_shuffle_ps::<0b11_10_11_10>(ab_high, cd_high),
+        ];
+        for i in 0..4 {
+            _mm_storeu_ps(dst.add(i * dst_stride).cast(), _mm256_castps256_ps128(columns[i]));
+            _mm_storeu_ps(dst.add((i + 4) * dst_stride).cast(), _mm256_extractf128_ps::<1>(columns[i]));
+        }
+    }
+}
+
 impl Simd for Avx2 {
     type F = F;
     type U = U;
     type M = M;
     const LANES: usize = 8;
     const LEVEL: Level = Level::Avx2;
+    const TILE_ROWS: usize = 4;
+    const TILE_VECTORS: usize = 3;
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma")]
+        #[inline(never)]
+        fn shell<K: Kernel>(kernel: K) -> K::Output {
+            kernel.run(Avx2(()))
+        }
+        // SAFETY: the token proves that the machine has the features.
+        unsafe { shell(kernel) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, rows: usize, src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
+        // SAFETY: the token proves that the machine has the instructions; the caller vouches for the memory.
+        unsafe {
+            let mut done = 0;
+            while done + 4 <= rows {
+                transpose_4x8(src.add(done * src_stride), src_stride, dst.add(done), dst_stride);
+                done += 4;
+            }
+            for r in done..rows {
+                for c in 0..8 {
+                    dst.add(c * dst_stride + r).write(src.add(r * src_stride + c).read_unaligned());
+                }
+            }
+        }
+    }
 
     super::memory_methods! {
         fn load_ptr(self, src: *const f32) -> F = _mm256_loadu_ps(src);

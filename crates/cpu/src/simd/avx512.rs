@@ -1,6 +1,6 @@
 //! Sixteen lanes of AVX-512, with or without the bfloat16 instructions.
 
-use super::Simd;
+use super::{Kernel, Simd};
 use crate::level::Level;
 use half::bf16;
 use std::arch::x86_64::*;
@@ -36,12 +36,119 @@ fn first(n: usize) -> __mmask16 {
     if n >= 16 { !0 } else { (1u16 << n) - 1 }
 }
 
+/// Each quarter of the results is a column of four: of `v` rows r…r+3, result c holds columns c, c+4, c+8, c+12.
+#[inline(always)]
+unsafe fn transpose_quarters(v: [F; 4]) -> [F; 4] {
+    // SAFETY: the caller has AVX-512.
+    unsafe {
+        let (ab_low, ab_high) = (_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+        let (cd_low, cd_high) = (_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+        [
+            _mm512_shuffle_ps::<0b01_00_01_00>(ab_low, cd_low),
+            _mm512_shuffle_ps::<0b11_10_11_10>(ab_low, cd_low),
+            _mm512_shuffle_ps::<0b01_00_01_00>(ab_high, cd_high),
+            _mm512_shuffle_ps::<0b11_10_11_10>(ab_high, cd_high),
+        ]
+    }
+}
+
+/// Transpose a 4 × 4 matrix of quarters: result q holds quarter q of each argument.
+#[inline(always)]
+unsafe fn gather_quarters(v: [F; 4]) -> [F; 4] {
+    // SAFETY: the caller has AVX-512.
+    unsafe {
+        let (ab_even, ab_odd) = (_mm512_shuffle_f32x4::<0b10_00_10_00>(v[0], v[1]), _mm512_shuffle_f32x4::<0b11_01_11_01>(v[0], v[1]));
+        let (cd_even, cd_odd) = (_mm512_shuffle_f32x4::<0b10_00_10_00>(v[2], v[3]), _mm512_shuffle_f32x4::<0b11_01_11_01>(v[2], v[3]));
+        [
+            _mm512_shuffle_f32x4::<0b10_00_10_00>(ab_even, cd_even),
+            _mm512_shuffle_f32x4::<0b10_00_10_00>(ab_odd, cd_odd),
+            _mm512_shuffle_f32x4::<0b11_01_11_01>(ab_even, cd_even),
+            _mm512_shuffle_f32x4::<0b11_01_11_01>(ab_odd, cd_odd),
+        ]
+    }
+}
+
+/// Sixteen rows of sixteen words become their columns.
+#[inline(always)]
+unsafe fn transpose_16x16(src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
+    // SAFETY: the caller has AVX-512 and vouches for the memory.
+    unsafe {
+        let row = |r: usize| _mm512_loadu_ps(src.add(r * src_stride).cast());
+        let rows = [
+            transpose_quarters([row(0), row(1), row(2), row(3)]),
+            transpose_quarters([row(4), row(5), row(6), row(7)]),
+            transpose_quarters([row(8), row(9), row(10), row(11)]),
+            transpose_quarters([row(12), row(13), row(14), row(15)]),
+        ];
+        for c in 0..4 {
+            let columns = gather_quarters([rows[0][c], rows[1][c], rows[2][c], rows[3][c]]);
+            for q in 0..4 {
+                _mm512_storeu_ps(dst.add((4 * q + c) * dst_stride).cast(), columns[q]);
+            }
+        }
+    }
+}
+
+/// Eight rows of sixteen words become sixteen rows of eight, without gaps.
+#[inline(always)]
+unsafe fn transpose_8x16(src: *const u32, src_stride: usize, dst: *mut u32) {
+    // SAFETY: the caller has AVX-512 and vouches for the memory.
+    unsafe {
+        let row = |r: usize| _mm512_loadu_ps(src.add(r * src_stride).cast());
+        let upper = transpose_quarters([row(0), row(1), row(2), row(3)]);
+        let lower = transpose_quarters([row(4), row(5), row(6), row(7)]);
+        for pair in 0..2 {
+            let c = 2 * pair;
+            let columns = gather_quarters([upper[c], lower[c], upper[c + 1], lower[c + 1]]);
+            for q in 0..4 {
+                _mm512_storeu_ps(dst.add((4 * q + c) * 8).cast(), columns[q]);
+            }
+        }
+    }
+}
+
 impl<const BF16: bool> Simd for Avx512<BF16> {
     type F = F;
     type U = U;
     type M = M;
     const LANES: usize = 16;
     const LEVEL: Level = if BF16 { Level::Avx512Bf16 } else { Level::Avx512 };
+    const TILE_ROWS: usize = 8;
+    const TILE_VECTORS: usize = 3;
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+        #[inline(never)]
+        fn shell<K: Kernel>(kernel: K) -> K::Output {
+            kernel.run(Avx512::<false>(()))
+        }
+        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+        #[inline(never)]
+        fn shell_bf16<K: Kernel>(kernel: K) -> K::Output {
+            kernel.run(Avx512::<true>(()))
+        }
+        // SAFETY: the token proves that the machine has the features.
+        unsafe { if BF16 { shell_bf16(kernel) } else { shell(kernel) } }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, rows: usize, src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
+        // SAFETY: the token proves that the machine has the instructions; the caller vouches for the memory.
+        unsafe {
+            match rows {
+                16 => transpose_16x16(src, src_stride, dst, dst_stride),
+                8 if dst_stride == 8 => transpose_8x16(src, src_stride, dst),
+                _ => {
+                    for r in 0..rows {
+                        for c in 0..16 {
+                            dst.add(c * dst_stride + r).write(src.add(r * src_stride + c).read_unaligned());
+                        }
+                    }
+                }
+            }
+        }
+    }
 
     super::memory_methods! {
         fn load_ptr(self, src: *const f32) -> F = _mm512_loadu_ps(src);
@@ -104,6 +211,13 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             } else {
                 let acc = self.mul_add(self.bf16_high(a), self.bf16_high(b), acc);
                 self.mul_add(self.bf16_low(a), self.bf16_low(b), acc)
+            }
+        };
+        fn bf16_consecutive(self, first: F, second: F) -> U = {
+            if BF16 {
+                transmute::<__m512bh, U>(_mm512_cvtne2ps_pbh(second, first))
+            } else {
+                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(self.narrow(first)), self.narrow(second))
             }
         };
         fn bf16_pairs(self, low: F, high: F) -> U = {

@@ -46,6 +46,13 @@ pub trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// The level that the vectors belong to.
     const LEVEL: Level;
+    /// Rows of a tile of the matrix product: as many as the registers hold.
+    const TILE_ROWS: usize;
+    /// Vectors in a row of such a tile.
+    const TILE_VECTORS: usize;
+
+    /// Run a kernel as a function of its own, compiled for this level (not inlined into the caller).
+    fn call<K: Kernel>(self, kernel: K) -> K::Output;
 
     /// Read `LANES` values.
     /// # Safety
@@ -180,6 +187,29 @@ pub trait Simd: Copy + Send + Sync + 'static {
         let high = self.shl_u32::<16>(self.bf16_bits(high));
         self.or_u32(self.bf16_bits(low), high)
     }
+    /// Round both to bf16 and lay them one after the other: neighbours share a word.
+    #[inline(always)]
+    fn bf16_consecutive(self, first: Self::F, second: Self::F) -> Self::U {
+        let mut values = [bf16::ZERO; 32];
+        // SAFETY: a vector has at most 16 lanes, so both halves fit.
+        unsafe {
+            self.store_bf16_ptr(values.as_mut_ptr(), first);
+            self.store_bf16_ptr(values.as_mut_ptr().add(Self::LANES), second);
+            self.load_u32_ptr(values.as_ptr().cast())
+        }
+    }
+    /// Transpose `rows` × `LANES` words: `dst[c · dst_stride + r] = src[r · src_stride + c]`.
+    /// # Safety
+    /// All those elements are valid for reading and writing, and do not overlap.
+    #[inline(always)]
+    unsafe fn transpose(self, rows: usize, src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
+        for c in 0..Self::LANES {
+            for r in 0..rows {
+                // SAFETY: the caller vouches for every element of the block.
+                unsafe { dst.add(c * dst_stride + r).write(src.add(r * src_stride + c).read_unaligned()) };
+            }
+        }
+    }
     /// The bits of the values rounded to bf16 (nearest even), in the lower half of each word.
     #[inline(always)]
     fn bf16_bits(self, a: Self::F) -> Self::U {
@@ -257,6 +287,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
 
 /// An element type that vectors of f32 are loaded from and stored to: f32 or bf16.
 pub trait Lane: Copy + Default + Send + Sync + bytemuck::Pod + 'static {
+    /// Whether this is f32 itself.
+    const IS_F32: bool;
     /// The value as f32.
     fn to_f32(self) -> f32;
     /// The value rounded to nearest even.
@@ -283,6 +315,7 @@ macro_rules! lane {
     ($t:ty, $to:expr, $from:expr, $load:ident, $load_partial:ident, $store:ident, $store_partial:ident) => {
         // SAFETY (whole impl): each method passes its own contract on unchanged.
         impl Lane for $t {
+            const IS_F32: bool = size_of::<$t>() == 4;
             #[inline(always)]
             fn to_f32(self) -> f32 {
                 $to(self)
@@ -328,41 +361,17 @@ pub trait Kernel {
 /// If the machine lacks the level.
 #[inline]
 pub fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
+    // SAFETY: `checked` found the features of the level that each token stands for.
     match level.checked() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512Bf16 => {
-            #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-            fn shell<K: Kernel>(kernel: K) -> K::Output {
-                // SAFETY: the features are those of this function.
-                kernel.run(unsafe { Avx512::<true>::assume() })
-            }
-            // SAFETY: `checked` found the features.
-            unsafe { shell(kernel) }
-        }
+        Level::Avx512Bf16 => unsafe { Avx512::<true>::assume() }.call(kernel),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => {
-            #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-            fn shell<K: Kernel>(kernel: K) -> K::Output {
-                // SAFETY: the features are those of this function.
-                kernel.run(unsafe { Avx512::<false>::assume() })
-            }
-            // SAFETY: `checked` found the features.
-            unsafe { shell(kernel) }
-        }
+        Level::Avx512 => unsafe { Avx512::<false>::assume() }.call(kernel),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => {
-            #[target_feature(enable = "avx2,fma")]
-            fn shell<K: Kernel>(kernel: K) -> K::Output {
-                // SAFETY: the features are those of this function.
-                kernel.run(unsafe { Avx2::assume() })
-            }
-            // SAFETY: `checked` found the features.
-            unsafe { shell(kernel) }
-        }
+        Level::Avx2 => unsafe { Avx2::assume() }.call(kernel),
         #[cfg(target_arch = "aarch64")]
-        // SAFETY: NEON is part of the base architecture.
-        Level::Neon => kernel.run(unsafe { Neon::assume() }),
-        _ => kernel.run(Scalar),
+        Level::Neon => unsafe { Neon::assume() }.call(kernel),
+        _ => Scalar.call(kernel),
     }
 }
 

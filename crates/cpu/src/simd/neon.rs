@@ -1,6 +1,6 @@
 //! Four lanes of NEON, part of every 64-bit ARM processor.
 
-use super::Simd;
+use super::{Kernel, Simd};
 use crate::level::Level;
 use half::bf16;
 use std::arch::aarch64::*;
@@ -34,6 +34,13 @@ impl Simd for Neon {
     type M = M;
     const LANES: usize = 4;
     const LEVEL: Level = Level::Neon;
+    const TILE_ROWS: usize = 8;
+    const TILE_VECTORS: usize = 3;
+
+    #[inline(never)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
 
     super::memory_methods! {
         fn load_ptr(self, src: *const f32) -> F = vld1q_f32(src);

@@ -1,6 +1,6 @@
 //! Four lanes in plain Rust: the level of every machine.
 
-use super::Simd;
+use super::{Kernel, Simd};
 use crate::level::Level;
 use half::bf16;
 use std::array::from_fn;
@@ -40,6 +40,13 @@ impl Simd for Scalar {
     type M = M;
     const LANES: usize = 4;
     const LEVEL: Level = Level::Scalar;
+    const TILE_ROWS: usize = 4;
+    const TILE_VECTORS: usize = 2;
+
+    #[inline(never)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
 
     super::memory_methods! {
         fn load_ptr(self, src: *const f32) -> F = src.cast::<F>().read_unaligned();

@@ -1,0 +1,119 @@
+//! The innermost loop: one tile of C in registers.
+
+use crate::simd::{Kernel, Simd};
+use std::marker::PhantomData;
+
+/// The largest tile of any level, in words.
+pub(super) const TILE_WORDS: usize = 8 * 48;
+
+/// What the words of packed operands hold and how two of them multiply.
+///
+/// A packed word is 32 bits of consecutive depth of one row or column: one f32, or two bf16.
+pub(super) trait Element: Copy + Send + Sync + 'static {
+    /// Elements along the depth in one word.
+    const PER_WORD: usize;
+    /// `acc + a · b`, summed over the elements of a word.
+    fn step<S: Simd>(s: S, a: S::U, b: S::U, acc: S::F) -> S::F;
+}
+
+/// One f32 per word.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct F32;
+
+impl Element for F32 {
+    const PER_WORD: usize = 1;
+    #[inline(always)]
+    fn step<S: Simd>(s: S, a: S::U, b: S::U, acc: S::F) -> S::F {
+        s.mul_add(s.from_bits(a), s.from_bits(b), acc)
+    }
+}
+
+/// Two bf16 per word, summed in f32.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bf16;
+
+impl Element for Bf16 {
+    const PER_WORD: usize = 2;
+    #[inline(always)]
+    fn step<S: Simd>(s: S, a: S::U, b: S::U, acc: S::F) -> S::F {
+        s.dot_bf16(a, b, acc)
+    }
+}
+
+/// `out[r, c] = Σ_d a[d, r] · b[d, c]` for `M` rows and `V` vectors of columns, d over `depth` words.
+///
+/// Every element is one chain of sums in the order of d, whatever the tile's shape: a row has the same bits
+/// in a tile of one as in a tile of eight.
+struct Tile<E, const M: usize, const V: usize> {
+    depth: usize,
+    a: *const u32,    // [depth, M]
+    b: *const u32,    // [depth, V · LANES]
+    out: *mut f32,    // [M, V · LANES]
+    ahead: *const u8, // what the next tile will read
+    element: PhantomData<E>,
+}
+
+impl<E: Element, const M: usize, const V: usize> Kernel for Tile<E, M, V> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { depth, mut a, mut b, out, ahead, .. } = self;
+        let mut acc = [[s.zero(); V]; M];
+        // SAFETY: the caller of `tile` vouches for the sizes in the comments above.
+        unsafe {
+            let _ = ahead;
+            for _ in 0..depth {
+                let mut columns = [s.splat_u32(0); V];
+                for j in 0..V {
+                    columns[j] = s.load_u32_ptr(b.add(j * S::LANES));
+                }
+                for i in 0..M {
+                    let row = s.splat_u32(a.add(i).read());
+                    for j in 0..V {
+                        acc[i][j] = E::step(s, row, columns[j], acc[i][j]);
+                    }
+                }
+                a = a.add(M);
+                b = b.add(V * S::LANES);
+            }
+            for i in 0..M {
+                for j in 0..V {
+                    s.store_ptr(out.add((i * V + j) * S::LANES), acc[i][j]);
+                }
+            }
+        }
+    }
+}
+
+/// Rows of the smallest tile that holds `rows` of them.
+pub(super) fn tile_rows(rows: usize, most: usize) -> usize {
+    rows.next_power_of_two().min(most)
+}
+
+/// Compute a tile of `rows` × `vectors` (1, 2, 4, 8 and 1 to 3) into `out`.
+///
+/// # Safety
+/// `a` holds `depth · rows` words, `b` `depth · vectors · LANES`, and `out` takes `rows · vectors · LANES` values.
+#[inline(always)]
+pub(super) unsafe fn tile<S: Simd, E: Element>(
+    s: S,
+    (rows, vectors): (usize, usize),
+    depth: usize,
+    a: *const u32,
+    b: *const u32,
+    out: *mut f32,
+    ahead: *const u8,
+) {
+    macro_rules! shapes {
+        ($(($m:literal, $v:literal))+) => {
+            match (rows, vectors) {
+                $(($m, $v) if $m <= S::TILE_ROWS && $v <= S::TILE_VECTORS => {
+                    s.call(Tile::<E, $m, $v> { depth, a, b, out, ahead, element: PhantomData })
+                })+
+                _ => unreachable!("no tile of {rows} rows and {vectors} vectors"),
+            }
+        };
+    }
+    shapes!((8, 3)(8, 2)(8, 1)(4, 3)(4, 2)(4, 1)(2, 3)(2, 2)(2, 1)(1, 3)(1, 2)(1, 1))
+}
