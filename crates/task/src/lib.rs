@@ -1,1 +1,5 @@
-//! See ARCHITECTURE.md.
+//! Tasks: text in, answer out.
+
+mod error;
+
+pub use error::TaskError;

@@ -70,7 +70,8 @@ impl Curve {
         Ok(curve)
     }
 
-    fn take(&mut self, event: &Event) {
+    /// Takes an event without writing anything.
+    pub fn take(&mut self, event: &Event) {
         match event {
             Event::Start(start) => {
                 self.start = start.clone();

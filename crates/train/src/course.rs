@@ -1,0 +1,102 @@
+//! What a model is trained on: a source of batches with its losses and its evaluation.
+
+use std::collections::BTreeMap;
+
+use cloze_model::{Input, Model};
+use cloze_tensor::{Backend, Dtype, Tape, Tensor, Weights};
+use cloze_text::Batch;
+
+use crate::error::TrainError;
+
+/// Sums of one loss over some rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sum {
+    /// Σ loss.
+    pub loss: f64,
+    /// How many rows' label had the largest logit.
+    pub hits: f64,
+    /// Rows.
+    pub rows: f64,
+}
+
+impl Sum {
+    /// The sums of a loss op's output (f32 [M, 2]).
+    pub fn of<B: Backend>(backend: &B, losses: &Tensor<B>) -> Self {
+        let mut sum = Self::default();
+        for row in losses.to_host(backend).chunks_exact(2) {
+            sum.add(&Sum { loss: f64::from(row[0]), hits: f64::from(row[1]), rows: 1.0 });
+        }
+        sum
+    }
+
+    /// Take another in.
+    pub fn add(&mut self, other: &Sum) {
+        self.loss += other.loss;
+        self.hits += other.hits;
+        self.rows += other.rows;
+    }
+
+    /// Mean loss; 0 without rows.
+    pub fn mean(&self) -> f64 {
+        if self.rows > 0.0 { self.loss / self.rows } else { 0.0 }
+    }
+
+    /// Share of hits; 0 without rows.
+    pub fn accuracy(&self) -> f64 {
+        if self.rows > 0.0 { self.hits / self.rows } else { 0.0 }
+    }
+}
+
+/// Losses by name.
+pub type Sums = BTreeMap<&'static str, Sum>;
+
+/// Rows that a whole optimizer step counts, by loss: each loss is the mean over the step, however it is cut up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Masked tokens.
+    pub masked: usize,
+    /// Sequences with a label.
+    pub sequences: usize,
+}
+
+impl Totals {
+    /// Count the rows of a step's micro-batches.
+    pub fn of(batches: &[Batch]) -> Self {
+        let masked = batches.iter().map(|b| b.masked_rows.len()).sum();
+        let sequences = batches.iter().map(|b| b.sequence_labels.len()).sum();
+        Self { masked, sequences }
+    }
+}
+
+/// How the losses of a micro-batch are run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pass {
+    /// The rows of the whole step.
+    pub totals: Totals,
+    /// Whether layers are computed again in backward instead of kept.
+    pub recompute: bool,
+}
+
+/// A source of batches with its losses and its evaluation.
+pub trait Course {
+    /// The micro-batches of the next optimizer step, at `progress` (0 … 1) of the run; the position moves on.
+    fn next(&mut self, progress: f64) -> Result<Vec<Batch>, TrainError>;
+
+    /// Where the data stands: enough, with the recipe, to go on exactly.
+    fn cursor(&self) -> u64;
+
+    /// Go back to a position.
+    fn seek(&mut self, cursor: u64);
+
+    /// Passes over the data so far.
+    fn epochs(&self) -> f64;
+
+    /// Run the losses of a micro-batch on a tape; a recording tape has their gradients afterwards.
+    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums;
+
+    /// Figures on held-out data; empty when there is none.
+    fn evaluate<B: Backend>(&self, backend: &B, model: &Model, weights: &Weights<B>, dtype: Dtype) -> Result<BTreeMap<String, f64>, TrainError>;
+
+    /// The figure that says which evaluation is best, and whether more is better.
+    fn goal(&self) -> (&str, bool);
+}

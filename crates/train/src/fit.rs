@@ -1,0 +1,438 @@
+//! The loop of a run: steps, log, evaluation, checkpoints, the end.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use cloze_tensor::Backend;
+use serde::{Deserialize, Serialize};
+
+use crate::budget::{Budget, Spent};
+use crate::checkpoint::{Checkpoint, Checkpoints};
+use crate::course::{Course, Sums};
+use crate::error::TrainError;
+use crate::memory::Memory;
+use crate::observer::{Control, Eval, Event, Finished, Observers, Reason, Record, Saved, Start};
+use crate::schedule::Schedule;
+use crate::step::{StepResult, Trainer};
+
+/// How often something happens: a share of the run (`"5%"`), or every so many steps, tokens, epochs or minutes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Every {
+    /// After each such share of the budget.
+    Share(f64),
+    /// After each such amount.
+    Amount(Budget),
+}
+
+impl std::str::FromStr for Every {
+    type Err = crate::schedule::ScheduleError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(percent) = text.trim().strip_suffix('%') {
+            return match percent.trim().parse::<f64>() {
+                Ok(p) if p > 0.0 && p <= 100.0 => Ok(Every::Share(p / 100.0)),
+                _ => Err(Self::Err::Range { key: "every", found: text.into(), expected: "a share such as \"5%\", above 0%, at most 100%" }),
+            };
+        }
+        text.parse().map(Every::Amount)
+    }
+}
+
+impl std::fmt::Display for Every {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Every::Share(s) => write!(f, "{}%", s * 100.0),
+            Every::Amount(a) => a.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Every {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Every {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Every {
+    /// How many times it was due once this much is spent.
+    fn count(&self, budget: &Budget, spent: &Spent) -> u64 {
+        let done = match self {
+            Every::Share(share) => budget.progress(spent) / share,
+            Every::Amount(Budget::Steps(n)) => spent.steps as f64 / *n as f64,
+            Every::Amount(Budget::Tokens(n)) => spent.tokens as f64 / *n as f64,
+            Every::Amount(Budget::Epochs(n)) => spent.epochs / n,
+            Every::Amount(Budget::Time(t)) => spent.time.as_secs_f64() / t.as_secs_f64(),
+        };
+        // A count reached exactly must not be missed by rounding.
+        (done + 1e-9) as u64
+    }
+}
+
+/// What the loop needs to know of a run.
+pub struct Plan {
+    /// The headline of the displays.
+    pub title: String,
+    /// What kind of run: checkpoints carry it.
+    pub kind: &'static str,
+    /// How far it goes.
+    pub budget: Budget,
+    /// The learning rate over the run.
+    pub schedule: Schedule,
+    /// Its peak.
+    pub lr: f64,
+    /// When held-out data is looked at.
+    pub evaluate: Every,
+    /// When the state is saved.
+    pub checkpoint: Every,
+    /// How many checkpoints are kept, besides the best.
+    pub keep: usize,
+    /// Stop when this many evaluations in a row brought nothing better; 0: never.
+    pub patience: usize,
+    /// Whether the best evaluation's weights are the result, instead of the last ones.
+    pub keep_best: bool,
+    /// The machine, for the displays.
+    pub device: String,
+    /// Peak of the machine's products in FLOP/s, for the share of it that is reached.
+    pub peak_flops: Option<f64>,
+    /// The whole recipe.
+    pub config: serde_json::Value,
+}
+
+/// How a run ended.
+pub struct Outcome {
+    /// Why.
+    pub reason: Reason,
+    /// What was spent.
+    pub spent: Spent,
+    /// The figures of the evaluation that the result stands for.
+    pub metrics: BTreeMap<String, f64>,
+    /// The result's weights. // f32 [flat_len]
+    pub values: Vec<f32>,
+}
+
+/// The part of a checkpoint that is not a buffer.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    kind: String,
+    elements: usize,
+    steps: u64,
+    micro_batches: u64,
+    cursor: u64,
+    spent: Spent,
+    evaluations: u64,
+    checkpoints: u64,
+    best: Option<Best>,
+    config: serde_json::Value,
+}
+
+/// The best evaluation so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Best {
+    step: u64,
+    value: f64,
+    metrics: BTreeMap<String, f64>,
+    /// Evaluations since that were not better.
+    since: usize,
+}
+
+/// The running loop.
+struct Run<'r, 'b, B: Backend, C: Course> {
+    trainer: &'r mut Trainer<'b, B>,
+    course: &'r mut C,
+    plan: &'r Plan,
+    observers: &'r mut Observers,
+    checkpoints: Checkpoints,
+    spent: Spent,
+    evaluations: u64,
+    saved: u64,
+    best: Option<Best>,
+    last_metrics: BTreeMap<String, f64>,
+}
+
+/// Run `course` on `trainer` until the budget is spent, nothing gets better, or `control` asks for the end. Checkpoints go to
+/// `folder`; with `resume` the run goes on from the last complete one there.
+pub fn fit<B: Backend, C: Course>(
+    trainer: &mut Trainer<B>,
+    course: &mut C,
+    plan: &Plan,
+    folder: &Path,
+    resume: bool,
+    observers: &mut Observers,
+    control: &Control,
+) -> Result<Outcome, TrainError> {
+    let checkpoints = Checkpoints::open(&folder.join("checkpoints"), plan.keep)?;
+    let mut run = Run {
+        trainer,
+        course,
+        plan,
+        observers,
+        checkpoints,
+        spent: Spent::default(),
+        evaluations: 0,
+        saved: 0,
+        best: None,
+        last_metrics: BTreeMap::new(),
+    };
+    if resume {
+        run.resume(folder)?;
+    }
+    run.go(control)
+}
+
+/// The step that a resumed run of `folder` goes on from; logs are cut there before it starts.
+pub fn resume_step(folder: &Path) -> Result<u64, TrainError> {
+    Ok(latest(&Checkpoints::open(&folder.join("checkpoints"), 1)?, folder)?.0.step())
+}
+
+fn latest(checkpoints: &Checkpoints, folder: &Path) -> Result<(Checkpoint, Vec<String>), TrainError> {
+    let latest = checkpoints.latest()?;
+    let skipped: Vec<String> = latest.skipped.iter().map(ToString::to_string).collect();
+    match latest.checkpoint {
+        Some(checkpoint) => Ok((checkpoint, skipped)),
+        None => Err(TrainError::NothingToResume { folder: folder.to_owned(), skipped }),
+    }
+}
+
+impl<B: Backend, C: Course> Run<'_, '_, B, C> {
+    fn resume(&mut self, folder: &Path) -> Result<(), TrainError> {
+        let (checkpoint, skipped) = latest(&self.checkpoints, folder)?;
+        for reason in skipped {
+            self.observers.event(&Event::warning(checkpoint.step(), format!("skipped a damaged checkpoint: {reason}")));
+        }
+        let state = self.load(&checkpoint)?;
+        self.course.seek(state.cursor);
+        self.trainer.set_counters(state.steps, state.micro_batches);
+        (self.spent, self.evaluations, self.saved, self.best) = (state.spent, state.evaluations, state.checkpoints, state.best);
+        Ok(())
+    }
+
+    /// Read a checkpoint's buffers into the trainer and return its state.
+    fn load(&mut self, checkpoint: &Checkpoint) -> Result<State, TrainError> {
+        let other = |what, found: String, expected: String| TrainError::OtherRun { path: checkpoint.path().to_owned(), what, found, expected };
+        let state: State = serde_json::from_slice(&checkpoint.read("state.json")?)
+            .map_err(|e| other("state.json", e.to_string(), "the state of a run of this version".into()))?;
+        if state.kind != self.plan.kind {
+            return Err(other("the kind of run", state.kind, self.plan.kind.into()));
+        }
+        let elements = self.trainer.model().table().flat_len();
+        if state.elements != elements {
+            return Err(other("the number of parameters", state.elements.to_string(), elements.to_string()));
+        }
+        for name in self.trainer.buffer_names() {
+            let mut reader = checkpoint.reader(name)?;
+            let path = checkpoint.path().join(name);
+            self.trainer.read_buffer(name, &mut reader).map_err(|e| crate::files::FileError::io(crate::files::Operation::Read, path, e))?;
+        }
+        Ok(state)
+    }
+
+    fn go(&mut self, control: &Control) -> Result<Outcome, TrainError> {
+        self.observers.event(&Event::Start(Start {
+            title: self.plan.title.clone(),
+            step: self.spent.steps,
+            total_steps: self.plan.budget.total_steps(&self.spent),
+            budget: self.plan.budget.to_string(),
+            device: self.plan.device.clone(),
+            parameters: self.trainer.model().table().count() as u64,
+            unix_time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            config: self.plan.config.clone(),
+        }));
+        let mut reason = Reason::Completed;
+        let mut clock = Instant::now();
+        while !self.plan.budget.is_spent(&self.spent) {
+            if control.stop_requested() {
+                reason = Reason::Stopped;
+                break;
+            }
+            let paused = control.wait_while_paused();
+            clock += paused;
+            self.step(&mut clock)?;
+            let better_is_possible = self.milestones()?;
+            // Evaluations and checkpoints take time that a budget in time counts as well.
+            self.spent.time += clock.elapsed();
+            clock = Instant::now();
+            if !better_is_possible {
+                reason = Reason::EarlyStop;
+                break;
+            }
+        }
+        if reason == Reason::Stopped {
+            self.save(false)?;
+        } else if self.last_metrics.is_empty() || self.evaluated_at() != self.spent.steps {
+            self.evaluate()?;
+            self.save(false)?;
+        }
+        self.finish(reason)
+    }
+
+    fn evaluated_at(&self) -> u64 {
+        self.last_metrics.get(STEP_KEY).map_or(u64::MAX, |s| *s as u64)
+    }
+
+    /// One optimizer step, its bookkeeping and its record.
+    fn step(&mut self, clock: &mut Instant) -> Result<(), TrainError> {
+        let progress = self.plan.budget.progress(&self.spent);
+        let batches = self.course.next(progress)?;
+        let lr = self.plan.lr * self.plan.schedule.factor_of_step(&self.plan.budget, &self.spent);
+        let result = self.trainer.step(&*self.course, &batches, lr)?;
+        let elapsed = clock.elapsed();
+        *clock = Instant::now();
+        self.spent.steps += 1;
+        self.spent.tokens += result.tokens;
+        self.spent.epochs = self.course.epochs();
+        self.spent.time += elapsed;
+        let record = self.record(&result, lr, elapsed);
+        self.observers.event(&Event::Step(record));
+        Ok(())
+    }
+
+    fn record(&self, result: &StepResult, lr: f64, elapsed: Duration) -> Record {
+        let seconds = elapsed.as_secs_f64().max(1e-9);
+        let main = main_loss(&result.sums);
+        let memory = Memory::now();
+        Record {
+            step: self.spent.steps,
+            progress: self.plan.budget.progress(&self.spent),
+            epoch: self.spent.epochs,
+            tokens: self.spent.tokens,
+            loss: result.sums.values().map(|s| s.mean()).sum(),
+            parts: result.sums.iter().map(|(name, s)| ((*name).to_owned(), s.mean())).collect(),
+            accuracy: main.map(|(_, s)| s.accuracy()),
+            perplexity: main.filter(|(name, _)| *name == "mlm").map(|(_, s)| s.mean().exp()),
+            learning_rate: lr,
+            grad_norm: result.grad_norm,
+            tokens_per_second: result.tokens as f64 / seconds,
+            share_of_peak: self.plan.peak_flops.map(|peak| result.flops / seconds / peak),
+            memory_mb: memory.as_ref().map_or(0.0, Memory::resident_mb),
+            memory_peak_mb: memory.as_ref().map_or(0.0, Memory::peak_mb),
+            seconds: self.spent.time.as_secs_f64(),
+            eta_seconds: self.plan.budget.remaining(&self.spent).map(|d| d.as_secs_f64()),
+        }
+    }
+
+    /// Evaluation and checkpoint where they are due; false when the patience is at its end.
+    fn milestones(&mut self) -> Result<bool, TrainError> {
+        let due = |every: &Every, done: u64, run: &Self| every.count(&run.plan.budget, &run.spent) > done;
+        let mut best = false;
+        if due(&self.plan.evaluate, self.evaluations, self) {
+            self.evaluations = self.plan.evaluate.count(&self.plan.budget, &self.spent);
+            best = self.evaluate()?;
+        }
+        let keep_best = best && self.plan.keep_best;
+        if due(&self.plan.checkpoint, self.saved, self) || keep_best {
+            self.saved = self.plan.checkpoint.count(&self.plan.budget, &self.spent);
+            self.save(keep_best)?;
+        }
+        let since = self.best.as_ref().map_or(0, |b| b.since);
+        Ok(self.plan.patience == 0 || since < self.plan.patience)
+    }
+
+    /// Look at held-out data; true when it is the best so far.
+    fn evaluate(&mut self) -> Result<bool, TrainError> {
+        let mut metrics = self.trainer.evaluate(&*self.course)?;
+        if metrics.is_empty() {
+            return Ok(false);
+        }
+        let (goal, more) = self.course.goal();
+        let value = metrics.get(goal).copied().unwrap_or(f64::NAN);
+        let better = self.best.as_ref().is_none_or(|b| if more { value > b.value } else { value < b.value });
+        if better {
+            self.best = Some(Best { step: self.spent.steps, value, metrics: metrics.clone(), since: 0 });
+        } else if let Some(best) = &mut self.best {
+            best.since += 1;
+        }
+        self.observers.event(&Event::Eval(Eval {
+            step: self.spent.steps,
+            seconds: self.spent.time.as_secs_f64(),
+            name: "dev".into(),
+            metrics: metrics.clone(),
+            best: better,
+        }));
+        metrics.insert(STEP_KEY.into(), self.spent.steps as f64);
+        self.last_metrics = metrics;
+        Ok(better)
+    }
+
+    fn save(&mut self, best: bool) -> Result<(), TrainError> {
+        let begin = Instant::now();
+        let (steps, micro_batches) = self.trainer.counters();
+        let state = State {
+            kind: self.plan.kind.into(),
+            elements: self.trainer.model().table().flat_len(),
+            steps,
+            micro_batches,
+            cursor: self.course.cursor(),
+            spent: self.spent,
+            evaluations: self.evaluations,
+            checkpoints: self.saved,
+            best: self.best.clone(),
+            config: self.plan.config.clone(),
+        };
+        let trainer = &*self.trainer;
+        let state = serde_json::to_vec_pretty(&state).unwrap_or_default();
+        let saved = self.checkpoints.save(steps, self.plan.kind, |out| {
+            for name in trainer.buffer_names() {
+                out.write(name, |file| trainer.write_buffer(name, file))?;
+            }
+            out.write("state.json", |file| file.write_all(&state))
+        })?;
+        if best {
+            self.checkpoints.mark_best(steps)?;
+        }
+        if let Some(error) = saved.not_removed {
+            self.observers.event(&Event::warning(steps, error.to_string()));
+        }
+        self.observers.event(&Event::Checkpoint(Saved {
+            step: steps,
+            path: saved.path,
+            bytes: saved.bytes,
+            seconds: begin.elapsed().as_secs_f64(),
+            best,
+        }));
+        Ok(())
+    }
+
+    fn finish(&mut self, reason: Reason) -> Result<Outcome, TrainError> {
+        let mut metrics = std::mem::take(&mut self.last_metrics);
+        metrics.remove(STEP_KEY);
+        if self.plan.keep_best
+            && reason != Reason::Stopped
+            && let Some(best) = self.best.clone()
+            && best.step != self.spent.steps
+        {
+            let checkpoint = self.checkpoints.get(best.step)?;
+            self.load(&checkpoint)?;
+            metrics = best.metrics;
+        }
+        Ok(Outcome { reason, spent: self.spent, metrics, values: self.trainer.values() })
+    }
+
+}
+
+/// Marks the step at which the figures were taken; removed before anyone sees them.
+const STEP_KEY: &str = "";
+
+/// Report the end of a run.
+pub fn finished(outcome: &Outcome, path: Option<std::path::PathBuf>) -> Event {
+    Event::Finished(Finished {
+        step: outcome.spent.steps,
+        tokens: outcome.spent.tokens,
+        seconds: outcome.spent.time.as_secs_f64(),
+        reason: outcome.reason,
+        path,
+        metrics: outcome.metrics.clone(),
+    })
+}
+
+/// The loss that accuracy is told of: the language model's, or the only one.
+fn main_loss(sums: &Sums) -> Option<(&'static str, &crate::course::Sum)> {
+    sums.get_key_value("mlm").or_else(|| sums.iter().next()).map(|(name, s)| (*name, s))
+}

@@ -1,0 +1,148 @@
+//! Which optimizer, as a recipe says it, and which parameters it treats how.
+
+use cloze_model::params::{ParamTable, Role, Spec};
+use cloze_tensor::Param;
+use cloze_tensor::ops::optimizer::Group;
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrainError;
+
+/// The rule of the update.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+    #[default]
+    Adamw,
+    /// Layer-wise trust ratios, for large batches (You et al. 2020).
+    Lamb,
+    /// Orthogonalised momentum for the hidden matrices (Jordan et al. 2024), AdamW for everything else.
+    Muon,
+}
+
+/// The `[optimizer]` table of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// `adamw`, `lamb` or `muon`.
+    pub rule: Rule,
+    /// The peak learning rate; the schedule multiplies it.
+    pub lr: f64,
+    /// With `muon`: the hidden matrices' learning rate, as a multiple of `lr`.
+    pub muon_lr_scale: f64,
+    /// With `muon`: its momentum.
+    pub momentum: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay of matrices and tables; vectors (biases, norms) have none.
+    pub weight_decay: f64,
+    /// The global gradient norm is cut to this; 0 turns clipping off.
+    pub clip: f64,
+    /// Decay of the moving average of the weights; 0 turns it off. Evaluation and the saved model use the average.
+    pub ema: f64,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            rule: Rule::Adamw,
+            lr: 1e-3,
+            muon_lr_scale: 1.0,
+            momentum: 0.95,
+            beta1: 0.9,
+            beta2: 0.98,
+            eps: 1e-6,
+            weight_decay: 0.01,
+            clip: 1.0,
+            ema: 0.0,
+        }
+    }
+}
+
+impl OptimizerConfig {
+    /// Refuse values out of range.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let refuse = |key, found: f64, expected: &str| Err(TrainError::Value { key, found: found.to_string(), expected: expected.into() });
+        let share = |v: f64| (0.0..1.0).contains(&v);
+        let positive = |v: f64| v.is_finite() && v > 0.0;
+        let not_negative = |v: f64| v.is_finite() && v >= 0.0;
+        match self {
+            c if !positive(c.lr) => refuse("optimizer.lr", c.lr, "a number above 0"),
+            c if !positive(c.muon_lr_scale) => refuse("optimizer.muon_lr_scale", c.muon_lr_scale, "a number above 0"),
+            c if !share(c.momentum) => refuse("optimizer.momentum", c.momentum, "a number from 0 to below 1"),
+            c if !share(c.beta1) => refuse("optimizer.beta1", c.beta1, "a number from 0 to below 1"),
+            c if !share(c.beta2) => refuse("optimizer.beta2", c.beta2, "a number from 0 to below 1"),
+            c if !positive(c.eps) => refuse("optimizer.eps", c.eps, "a number above 0"),
+            c if !not_negative(c.weight_decay) => refuse("optimizer.weight_decay", c.weight_decay, "a number of at least 0"),
+            c if !not_negative(c.clip) => refuse("optimizer.clip", c.clip, "a number of at least 0"),
+            c if !share(c.ema) => refuse("optimizer.ema", c.ema, "a number from 0 to below 1"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Which parameters the rule treats how.
+    pub(crate) fn plan(&self, table: &ParamTable) -> Plan {
+        let mut plan = Plan::default();
+        for spec in table.specs() {
+            match (self.rule, spec.role) {
+                (Rule::Muon, Role::Hidden { parts }) => plan.matrices.extend(parts_of(spec.param, parts)),
+                _ => plan.groups.push(self.group(spec)),
+            }
+        }
+        plan
+    }
+
+    fn group(&self, spec: &Spec) -> Group {
+        let weight_decay = if spec.role == Role::Vector { 0.0 } else { self.weight_decay as f32 };
+        Group { range: spec.param.range(), weight_decay, lr_scale: 1.0 }
+    }
+}
+
+/// The parameters by treatment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plan {
+    /// Adam's.
+    pub(crate) groups: Vec<Group>,
+    /// Muon's.
+    pub(crate) matrices: Vec<Param>,
+}
+
+/// The matrices stacked in a parameter.
+fn parts_of(param: Param, parts: usize) -> impl Iterator<Item = Param> {
+    let rows = param.rows / parts;
+    (0..parts).map(move |i| Param { offset: param.offset + i * rows * param.cols, rows, cols: param.cols })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cloze_model::params::Init;
+
+    #[test]
+    fn every_parameter_is_treated_once() {
+        let mut table = ParamTable::default();
+        table.add("qkv", 12, 4, Init::Zeros, Role::Hidden { parts: 3 });
+        table.add("bias", 1, 12, Init::Zeros, Role::Vector);
+        table.add("word", 9, 4, Init::Zeros, Role::Table);
+        for rule in [Rule::Adamw, Rule::Lamb, Rule::Muon] {
+            let config = OptimizerConfig { rule, ..Default::default() };
+            let plan = config.plan(&table);
+            let count: usize = plan.groups.iter().map(|g| g.range.len()).sum::<usize>() + plan.matrices.iter().map(Param::len).sum::<usize>();
+            assert_eq!(count, table.count());
+            assert_eq!(plan.matrices.len(), if rule == Rule::Muon { 3 } else { 0 });
+            assert_eq!(plan.groups.iter().filter(|g| g.weight_decay == 0.0).count(), 1);
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        let config = OptimizerConfig { beta2: 1.0, ..Default::default() };
+        assert!(config.check().unwrap_err().to_string().starts_with("optimizer.beta2 = 1:"));
+        assert!(OptimizerConfig { lr: f64::NAN, ..Default::default() }.check().is_err());
+        assert!(OptimizerConfig::default().check().is_ok());
+    }
+}

@@ -1,0 +1,450 @@
+//! Pre-training: a recipe, its corpus and objective, and the model that comes out.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cloze_model::blueprint::Position;
+use cloze_model::files::card::Card;
+use cloze_model::{Blueprint, Heads, Input, Model};
+use cloze_tensor::{Backend, Dtype, Tape, Weights};
+use cloze_text::{Batch, Dataset, Limits, ObjectiveConfig, Sampler, SentenceObjective, Split, Tokenizer, Vocabulary};
+use serde::{Deserialize, Serialize};
+
+use crate::budget::Budget;
+use crate::course::{Course, Pass, Sum, Sums};
+use crate::error::TrainError;
+use crate::fit::{self, Every, Outcome, Plan};
+use crate::observer::{Control, Observers, Reason};
+use crate::optimizer::OptimizerConfig;
+use crate::ramp::Ramp;
+use crate::run::{self, Precision};
+use crate::schedule::Schedule;
+use crate::step::Trainer;
+
+/// A pre-training recipe: one TOML file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PretrainRun {
+    /// The folder of the run: log, curve, checkpoints, and the model at the end.
+    pub out: PathBuf,
+    /// Decides initial weights, order, masks and dropout.
+    #[serde(default)]
+    pub seed: u64,
+    /// The corpus.
+    pub data: DataConfig,
+    /// The model.
+    pub model: ModelConfig,
+    /// What is predicted.
+    #[serde(default)]
+    pub objective: ObjectiveConfig,
+    /// How long, and how much at once.
+    pub train: TrainConfig,
+    /// The update.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// The learning rate over the run.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// When held-out text is looked at.
+    #[serde(default)]
+    pub evaluation: EvaluationConfig,
+    /// When the state is saved.
+    #[serde(default)]
+    pub checkpoint: CheckpointConfig,
+}
+
+/// The `[data]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// A folder written by `cloze prepare`; its tokenizer is the model's.
+    pub dir: PathBuf,
+}
+
+/// The `[model]` table: a size by name or in full, and what of the architecture is not the family's own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// `bert` (post-norm, learned positions) or `modernbert` (pre-norm, gated, rotary, no biases).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub family: Option<String>,
+    /// `tiny`, `mini`, `small`, `medium`, `base` or `large`; the keys below override it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<String>,
+    /// Layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_hidden_layers: Option<usize>,
+    /// H.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden_size: Option<usize>,
+    /// N.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_attention_heads: Option<usize>,
+    /// I.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intermediate_size: Option<usize>,
+    /// The longest sequence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_position_embeddings: Option<usize>,
+    /// Dropout of embeddings, sublayer outputs and attention probabilities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropout: Option<f32>,
+}
+
+/// The `[train]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// How far the run goes: `"30m"`, `"10000 steps"`, `"20M tokens"`, `"3 epochs"`.
+    pub budget: Budget,
+    /// Tokens of one optimizer step.
+    pub batch_tokens: Ramp<usize>,
+    /// Tokens that are run at once; a step is cut into such pieces. Bounds the memory.
+    #[serde(default = "default_micro_batch")]
+    pub micro_batch_tokens: usize,
+    /// The longest sequence, in tokens.
+    pub sequence_length: Ramp<usize>,
+    /// `auto`, `f32` or `bf16`.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Compute layers again in backward instead of keeping them: less memory, a third more time.
+    #[serde(default)]
+    pub recompute: bool,
+}
+
+fn default_micro_batch() -> usize {
+    8192
+}
+
+/// The `[evaluation]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluationConfig {
+    /// How often: `"5%"`, `"500 steps"`, `"2m"`.
+    pub every: Every,
+    /// Held-out tokens looked at.
+    pub tokens: usize,
+}
+
+impl Default for EvaluationConfig {
+    fn default() -> Self {
+        Self { every: Every::Share(0.05), tokens: 100_000 }
+    }
+}
+
+/// The `[checkpoint]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// How often: `"10%"`, `"500 steps"`, `"5m"`.
+    pub every: Every,
+    /// How many are kept.
+    pub keep: usize,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { every: Every::Share(0.1), keep: 2 }
+    }
+}
+
+impl PretrainRun {
+    /// Read a recipe with `--set` changes.
+    pub fn read(path: &Path, changes: &[String]) -> Result<Self, TrainError> {
+        let run: Self = run::read(path, changes)?;
+        run.check()?;
+        Ok(run)
+    }
+
+    /// Refuse what cannot be run.
+    pub fn check(&self) -> Result<(), TrainError> {
+        self.optimizer.check()?;
+        self.objective.validate()?;
+        let least = |key, found: usize, least: usize| {
+            if found >= least {
+                Ok(())
+            } else {
+                Err(TrainError::Value { key, found: found.to_string(), expected: format!("at least {least}") })
+            }
+        };
+        least("train.sequence_length", self.train.sequence_length.at(0.0), 8)?;
+        least("train.micro_batch_tokens", self.train.micro_batch_tokens, self.train.sequence_length.max())?;
+        least("train.batch_tokens", self.train.batch_tokens.at(0.0), 8)?;
+        least("checkpoint.keep", self.checkpoint.keep, 1)
+    }
+
+    /// The model's blueprint for a vocabulary of `vocab_size`.
+    pub fn blueprint(&self, vocab_size: usize) -> Result<(&'static str, Blueprint), TrainError> {
+        let m = &self.model;
+        let refuse = |key, found: &str, expected: String| TrainError::Value { key, found: format!("{found:?}"), expected };
+        let size = match &m.size {
+            None => None,
+            Some(name) => Some(
+                Blueprint::named_size(name)
+                    .ok_or_else(|| refuse("model.size", name, "tiny, mini, small, medium, base or large".into()))?,
+            ),
+        };
+        let need = |key, value: Option<usize>, named: Option<usize>| {
+            value.or(named).ok_or_else(|| TrainError::Value { key, found: "nothing".into(), expected: "a number, or a model.size".into() })
+        };
+        let layers = need("model.num_hidden_layers", m.num_hidden_layers, size.map(|s| s.0))?;
+        let hidden = need("model.hidden_size", m.hidden_size, size.map(|s| s.1))?;
+        let heads = need("model.num_attention_heads", m.num_attention_heads, size.map(|s| s.2))?;
+        let intermediate = need("model.intermediate_size", m.intermediate_size, size.map(|s| s.3))?;
+        let (family, mut b) = match m.family.as_deref().unwrap_or("bert") {
+            "bert" => ("bert", Blueprint::bert(vocab_size, layers, hidden, heads, intermediate)),
+            "modernbert" => ("modernbert", Blueprint::modern(vocab_size, layers, hidden, heads, intermediate)),
+            other => return Err(refuse("model.family", other, "bert or modernbert".into())),
+        };
+        if let Some(dropout) = m.dropout {
+            (b.hidden_dropout, b.attention_dropout) = (dropout, dropout);
+        }
+        if let Some(longest) = m.max_position_embeddings {
+            match &mut b.position {
+                Position::Learned { max, .. } | Position::Rotary { max, .. } => *max = longest,
+            }
+        }
+        if let Some(fault) = b.fault() {
+            return Err(TrainError::Value { key: "model", found: fault, expected: "sizes that fit together".into() });
+        }
+        let longest = self.train.sequence_length.max();
+        if longest > b.position.longest() {
+            let expected = format!("at most the model's {} positions", b.position.longest());
+            return Err(TrainError::Value { key: "train.sequence_length", found: longest.to_string(), expected });
+        }
+        Ok((family, b))
+    }
+}
+
+/// What the objectives need to know of a tokenizer.
+pub fn vocabulary(tokenizer: &Tokenizer) -> Result<Vocabulary, TrainError> {
+    let s = tokenizer.special();
+    let need = |token: &str, id: Option<u32>| {
+        id.ok_or_else(|| TrainError::Value { key: "data.dir", found: format!("a tokenizer without {token}"), expected: "one with [CLS], [SEP] and [MASK]".into() })
+    };
+    let (cls, sep, mask) = (need("[CLS]", s.cls)?, need("[SEP]", s.sep)?, need("[MASK]", s.mask)?);
+    let mut special: Vec<u32> = [s.pad, s.unk].into_iter().flatten().chain([cls, sep, mask]).collect();
+    special.sort_unstable();
+    special.dedup();
+    Ok(Vocabulary { size: tokenizer.vocab_size() as u32, cls, sep, mask, special })
+}
+
+/// The masked-LM course: batches from a prepared corpus, losses on masked tokens and sentence pairs.
+pub struct Pretraining {
+    train: Sampler,
+    heldout: Option<Sampler>,
+    config: TrainConfig,
+    evaluation_tokens: usize,
+    cursor: u64,
+    epochs: f64,
+}
+
+impl Pretraining {
+    /// Open the corpus of a run.
+    pub fn open(run: &PretrainRun, tokenizer: &Tokenizer) -> Result<Self, TrainError> {
+        let sampler = |split| -> Result<Sampler, TrainError> {
+            let dataset = Arc::new(Dataset::open(&run.data.dir, split)?);
+            Ok(Sampler::new(dataset, run.objective.clone(), vocabulary(tokenizer)?, run.seed)?)
+        };
+        let train = sampler(Split::Train)?;
+        // A corpus of one document holds nothing out.
+        let heldout = sampler(Split::Heldout).ok();
+        Ok(Self { train, heldout, config: run.train.clone(), evaluation_tokens: run.evaluation.tokens, cursor: 0, epochs: 0.0 })
+    }
+
+    /// The sampler of the training text.
+    pub fn sampler(&self) -> &Sampler {
+        &self.train
+    }
+
+    fn losses_of<'a, B: Backend>(model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
+        let backend = tape.backend();
+        let hidden = model.hidden(tape, input, pass.recompute);
+        let mut sums = Sums::new();
+        if let Some(head) = model.masked_lm().filter(|_| !batch.masked_rows.is_empty()) {
+            let rows = tape.gather(&hidden, &backend.indices(&batch.masked_rows), batch.masked_rows.len());
+            let labels = backend.indices(&batch.masked_labels);
+            let losses = head.loss(tape, &rows, &labels, 1.0 / pass.totals.masked.max(1) as f32);
+            sums.insert("mlm", Sum::of(backend, &losses));
+        }
+        if let Some(head) = model.next_sentence().filter(|_| !batch.sequence_labels.is_empty())
+            && let Some(pooled) = model.pooled(tape, &hidden, input)
+        {
+            let labels = backend.indices(&batch.sequence_labels);
+            let losses = head.loss(tape, &pooled, &labels, 1.0 / pass.totals.sequences.max(1) as f32);
+            sums.insert("nsp", Sum::of(backend, &losses));
+        }
+        sums
+    }
+}
+
+impl Course for Pretraining {
+    fn next(&mut self, progress: f64) -> Result<Vec<Batch>, TrainError> {
+        let sequence_length = self.config.sequence_length.at(progress);
+        let mut left = self.config.batch_tokens.at(progress);
+        let mut batches = Vec::new();
+        loop {
+            let limits = Limits { tokens: left.min(self.config.micro_batch_tokens), sequence_length };
+            let (batch, next) = self.train.batch(self.cursor, limits)?;
+            left = left.saturating_sub(batch.tokens());
+            self.cursor = next;
+            batches.push(batch);
+            // A rest shorter than one sequence is no batch of its own.
+            if left < sequence_length {
+                break;
+            }
+        }
+        self.epochs = self.cursor as f64 / self.train.samples(sequence_length)?.max(1) as f64;
+        Ok(batches)
+    }
+
+    fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    fn seek(&mut self, cursor: u64) {
+        self.cursor = cursor;
+    }
+
+    fn epochs(&self) -> f64 {
+        self.epochs
+    }
+
+    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
+        Self::losses_of(model, tape, input, batch, pass)
+    }
+
+    fn evaluate<B: Backend>(
+        &self,
+        backend: &B,
+        model: &Model,
+        weights: &Weights<B>,
+        dtype: Dtype,
+    ) -> Result<BTreeMap<String, f64>, TrainError> {
+        let mut metrics = BTreeMap::new();
+        let Some(heldout) = &self.heldout else { return Ok(metrics) };
+        let limits = Limits { tokens: self.config.micro_batch_tokens, sequence_length: self.config.sequence_length.max() };
+        let (mut total, mut tokens) = (Sums::new(), 0);
+        for batch in heldout.evaluation(limits) {
+            let batch = batch?;
+            let input = Input::new(backend, &batch.input_ids, &batch.token_type_ids, batch.sequences.clone());
+            let mut tape = Tape::inference(backend, weights, dtype);
+            for (name, sum) in Self::losses_of(model, &mut tape, &input, &batch, Pass::default()) {
+                total.entry(name).or_default().add(&sum);
+            }
+            tokens += batch.tokens();
+            if tokens >= self.evaluation_tokens {
+                break;
+            }
+        }
+        for (name, sum) in total {
+            metrics.insert(format!("{name}_loss"), sum.mean());
+            metrics.insert(format!("{name}_accuracy"), sum.accuracy());
+            if name == "mlm" {
+                metrics.insert("perplexity".into(), sum.mean().exp());
+            }
+        }
+        Ok(metrics)
+    }
+
+    fn goal(&self) -> (&str, bool) {
+        ("mlm_loss", false)
+    }
+}
+
+/// The device of a run, as its displays and its record tell it.
+pub struct Device {
+    /// The machine: instruction set, threads.
+    pub name: String,
+    /// Peak of the products in the run's precision, FLOP/s.
+    pub peak_flops: Option<f64>,
+    /// Element kind of activations and product operands.
+    pub dtype: Dtype,
+}
+
+/// Run a recipe; the model is written to `out/model`. `None` when it was stopped before its end.
+pub fn pretrain<B: Backend>(
+    backend: &B,
+    run: &PretrainRun,
+    device: Device,
+    resume: bool,
+    observers: &mut Observers,
+    control: &Control,
+) -> Result<Outcome, TrainError> {
+    run.check()?;
+    run::claim(&run.out, resume)?;
+    let tokenizer = Tokenizer::load(run.data.dir.join("tokenizer"))?;
+    let (family, blueprint) = run.blueprint(tokenizer.vocab_size())?;
+    let sentences = run.objective.sentence_objective != SentenceObjective::None;
+    let model = Model::new(family, blueprint, Heads::pretraining(sentences));
+    let mut course = Pretraining::open(run, &tokenizer)?;
+    let values = model.table().init(run.seed);
+    let mut trainer =
+        Trainer::new(backend, model, &values, run.optimizer.clone(), device.dtype, run.seed, run.train.recompute);
+    drop(values);
+    let plan = Plan {
+        title: format!("pre-training {}", run.out.display()),
+        kind: "pretrain",
+        budget: run.train.budget,
+        schedule: run.schedule.clone(),
+        lr: run.optimizer.lr,
+        evaluate: run.evaluation.every,
+        checkpoint: run.checkpoint.every,
+        keep: run.checkpoint.keep,
+        patience: 0,
+        keep_best: false,
+        device: device.name,
+        peak_flops: device.peak_flops,
+        config: run::to_json(run),
+    };
+    let outcome = fit::fit(&mut trainer, &mut course, &plan, &run.out, resume, observers, control)?;
+    let folder = run.out.join("model");
+    if outcome.reason != Reason::Stopped {
+        let card = card(run, &course, trainer.model(), &outcome);
+        save_model(&folder, trainer.model(), &outcome.values, &tokenizer, &card)?;
+    }
+    observers.event(&fit::finished(&outcome, (outcome.reason != Reason::Stopped).then_some(folder)));
+    Ok(outcome)
+}
+
+/// Write a model folder whole: weights, configuration, tokenizer, card. It takes the place of an older one at once.
+pub fn save_model(folder: &Path, model: &Model, values: &[f32], tokenizer: &Tokenizer, card: &Card) -> Result<(), TrainError> {
+    crate::files::replace_folder(folder, |temporary| -> Result<(), TrainError> {
+        let pad: Vec<(&str, u32)> = tokenizer.special().pad.map(|id| ("pad_token_id", id)).into_iter().collect();
+        cloze_model::save(temporary, model, values, &pad)?;
+        tokenizer.save(temporary)?;
+        let path = temporary.join("README.md");
+        crate::files::replace_file(&path, |file| file.write_all(card.to_markdown().as_bytes()))?;
+        Ok(())
+    })
+}
+
+fn card(run: &PretrainRun, course: &Pretraining, model: &Model, outcome: &Outcome) -> Card {
+    let b = &model.blueprint;
+    let dataset = course.train.dataset();
+    let on = "held-out documents, never trained on".to_owned();
+    Card {
+        title: run.out.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned()),
+        languages: vec![],
+        pipeline: "fill-mask".into(),
+        summary: format!(
+            "A {} encoder of {} layers × {} hidden units ({:.1} M parameters, vocabulary {}), pre-trained from scratch with Cloze by masked language modelling.",
+            model.family,
+            b.num_hidden_layers,
+            b.hidden_size,
+            model.table().count() as f64 / 1e6,
+            b.vocab_size
+        ),
+        data: vec![
+            format!("{} documents, {} tokens", dataset.documents(), dataset.tokens()),
+            format!("{} tokens seen in {} steps, {:.1} passes, {:.0} s", outcome.spent.tokens, outcome.spent.steps, outcome.spent.epochs, outcome.spent.time.as_secs_f64()),
+        ],
+        figures: outcome.metrics.iter().map(|(name, value)| (name.clone(), format!("{value:.4}"), on.clone())).collect(),
+        usage: vec![
+            "cloze predict --task fill-mask --model . \"The cat sat on the [MASK].\"".into(),
+            "cloze finetune --task text-classification --model . --train train.tsv --dev dev.tsv --out classifier".into(),
+        ],
+        run: run::to_toml(run),
+    }
+}

@@ -1,0 +1,141 @@
+//! A run as one TOML file: read with unknown keys refused, changed by `--set key=value`, written back beside the model.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrainError;
+
+/// The element kind of activations and product operands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// bf16 where the device multiplies it natively, f32 otherwise.
+    #[default]
+    Auto,
+    /// Single precision throughout.
+    F32,
+    /// bf16 activations and operands; sums, weights, norms and losses in f32.
+    Bf16,
+}
+
+/// Read a recipe and apply `--set` changes to it.
+pub fn read<T: DeserializeOwned>(path: &Path, changes: &[String]) -> Result<T, TrainError> {
+    let problem = |problem: String| TrainError::Recipe { path: path.to_owned(), problem };
+    let text = std::fs::read_to_string(path).map_err(|e| problem(format!("cannot read the recipe: {e}")))?;
+    // Parsed as T first, so that faults of the file itself are told with their line.
+    if changes.is_empty() {
+        return toml::from_str(&text).map_err(|e| problem(e.to_string()));
+    }
+    let table: toml::Table = toml::from_str(&text).map_err(|e| problem(e.to_string()))?;
+    changed(table, changes)
+}
+
+/// A run from defaults and `--set` changes alone.
+pub fn from_defaults<T: DeserializeOwned + Serialize>(defaults: &T, changes: &[String]) -> Result<T, TrainError> {
+    let table = toml::Table::try_from(defaults).map_err(|e| set_error("", e.to_string()))?;
+    changed(table, changes)
+}
+
+fn changed<T: DeserializeOwned>(mut table: toml::Table, changes: &[String]) -> Result<T, TrainError> {
+    for change in changes {
+        set(&mut table, change)?;
+        // Checked one by one, so that the one at fault is named.
+    }
+    let given = changes.join(" --set ");
+    toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| set_error(&given, e.to_string()))
+}
+
+fn set_error(given: &str, problem: String) -> TrainError {
+    TrainError::Set { given: given.to_owned(), problem: problem.trim().to_owned() }
+}
+
+/// Apply one `key.sub = value`; the value is TOML, or a plain string where it is none.
+fn set(table: &mut toml::Table, change: &str) -> Result<(), TrainError> {
+    let (key, text) = change.split_once('=').ok_or_else(|| set_error(change, "write it as key=value, for example train.budget=30m".into()))?;
+    let value = toml::from_str::<toml::Table>(&format!("v = {}", text.trim()))
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(text.trim().to_owned()));
+    let mut parts: Vec<&str> = key.trim().split('.').collect();
+    let last = parts.pop().filter(|l| !l.is_empty()).ok_or_else(|| set_error(change, "the key is empty".into()))?;
+    let mut at = table;
+    for part in parts {
+        let entry = at.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        at = entry.as_table_mut().ok_or_else(|| set_error(change, format!("`{part}` is a value, it has no keys")))?;
+    }
+    at.insert(last.to_owned(), value);
+    Ok(())
+}
+
+/// The recipe as TOML, for the model's card and folder.
+pub fn to_toml<T: Serialize>(run: &T) -> String {
+    toml::to_string_pretty(run).unwrap_or_default()
+}
+
+/// The run as JSON, for logs and checkpoints.
+pub fn to_json<T: Serialize>(run: &T) -> serde_json::Value {
+    serde_json::to_value(run).unwrap_or_default()
+}
+
+/// Refuse a folder that holds a run already, unless it is to be resumed.
+pub fn claim(out: &Path, resume: bool) -> Result<(), TrainError> {
+    if !resume && out.join("checkpoints").exists() {
+        return Err(TrainError::Occupied { folder: PathBuf::from(out) });
+    }
+    crate::files::create_folder(out).map_err(TrainError::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        budget: String,
+        tokens: usize,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        seed: u64,
+        train: Inner,
+    }
+
+    fn run() -> Outer {
+        Outer { seed: 1, train: Inner { budget: "30m".into(), tokens: 8192 } }
+    }
+
+    #[test]
+    fn changes_reach_their_keys() {
+        let changes = ["train.budget=1h30m".to_owned(), "train.tokens = 4096".into(), "seed=7".into()];
+        let changed: Outer = from_defaults(&run(), &changes).unwrap();
+        assert_eq!(changed, Outer { seed: 7, train: Inner { budget: "1h30m".into(), tokens: 4096 } });
+    }
+
+    #[test]
+    fn faults_name_what_was_given() {
+        for (given, expected) in [
+            ("train.budgets=3", "unknown field `budgets`"),
+            ("seed", "key=value"),
+            ("seed=many", "invalid type"),
+            ("seed.x=1", "`seed` is a value"),
+            ("=1", "empty"),
+        ] {
+            let error = from_defaults(&run(), &[given.to_owned()]).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.starts_with(&format!("--set {given}")), "{given}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_fault_of_the_file_has_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        std::fs::write(&path, "seed = 1\n[train]\nbudget = \"1m\"\ntoken = 3\n").unwrap();
+        let error = read::<Outer>(&path, &[]).unwrap_err().to_string();
+        assert!(error.contains("run.toml") && error.contains("line 4") && error.contains("token"), "{error}");
+    }
+}
