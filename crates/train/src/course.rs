@@ -95,7 +95,13 @@ pub trait Course {
     fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums;
 
     /// Figures on held-out data; empty when there is none.
-    fn evaluate<B: Backend>(&self, backend: &B, model: &Model, weights: &Weights<B>, dtype: Dtype) -> Result<BTreeMap<String, f64>, TrainError>;
+    fn evaluate<B: Backend>(
+        &self,
+        backend: &B,
+        model: &Model,
+        weights: &Weights<B>,
+        dtype: Dtype,
+    ) -> Result<BTreeMap<String, f64>, TrainError>;
 
     /// The figure that says which evaluation is best, and whether more is better.
     fn goal(&self) -> (&str, bool);

@@ -216,7 +216,8 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
 
     /// Read a checkpoint's buffers into the trainer and return its state.
     fn load(&mut self, checkpoint: &Checkpoint) -> Result<State, TrainError> {
-        let other = |what, found: String, expected: String| TrainError::OtherRun { path: checkpoint.path().to_owned(), what, found, expected };
+        let other =
+            |what, found: String, expected: String| TrainError::OtherRun { path: checkpoint.path().to_owned(), what, found, expected };
         let state: State = serde_json::from_slice(&checkpoint.read("state.json")?)
             .map_err(|e| other("state.json", e.to_string(), "the state of a run of this version".into()))?;
         if state.kind != self.plan.kind {
@@ -414,7 +415,6 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
         }
         Ok(Outcome { reason, spent: self.spent, metrics, values: self.trainer.values() })
     }
-
 }
 
 /// Marks the step at which the figures were taken; removed before anyone sees them.

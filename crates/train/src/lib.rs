@@ -2,21 +2,22 @@
 
 pub mod budget;
 pub mod checkpoint;
+pub mod course;
 pub mod curve;
+mod error;
 pub mod figures;
 pub mod files;
+pub mod finetune;
+pub mod fit;
 pub mod log;
 pub mod memory;
 pub mod observer;
-pub mod ramp;
-pub mod schedule;
-pub mod tensorboard;
-pub mod course;
-mod error;
-pub mod fit;
 pub mod optimizer;
 pub mod pretrain;
+pub mod ramp;
 pub mod run;
+pub mod schedule;
 pub mod step;
+pub mod tensorboard;
 
 pub use error::TrainError;

@@ -131,7 +131,8 @@ mod tests {
         for rule in [Rule::Adamw, Rule::Lamb, Rule::Muon] {
             let config = OptimizerConfig { rule, ..Default::default() };
             let plan = config.plan(&table);
-            let count: usize = plan.groups.iter().map(|g| g.range.len()).sum::<usize>() + plan.matrices.iter().map(Param::len).sum::<usize>();
+            let count: usize =
+                plan.groups.iter().map(|g| g.range.len()).sum::<usize>() + plan.matrices.iter().map(Param::len).sum::<usize>();
             assert_eq!(count, table.count());
             assert_eq!(plan.matrices.len(), if rule == Rule::Muon { 3 } else { 0 });
             assert_eq!(plan.groups.iter().filter(|g| g.weight_decay == 0.0).count(), 1);

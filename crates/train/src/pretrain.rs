@@ -181,8 +181,7 @@ impl PretrainRun {
         let size = match &m.size {
             None => None,
             Some(name) => Some(
-                Blueprint::named_size(name)
-                    .ok_or_else(|| refuse("model.size", name, "tiny, mini, small, medium, base or large".into()))?,
+                Blueprint::named_size(name).ok_or_else(|| refuse("model.size", name, "tiny, mini, small, medium, base or large".into()))?,
             ),
         };
         let need = |key, value: Option<usize>, named: Option<usize>| {
@@ -221,7 +220,11 @@ impl PretrainRun {
 pub fn vocabulary(tokenizer: &Tokenizer) -> Result<Vocabulary, TrainError> {
     let s = tokenizer.special();
     let need = |token: &str, id: Option<u32>| {
-        id.ok_or_else(|| TrainError::Value { key: "data.dir", found: format!("a tokenizer without {token}"), expected: "one with [CLS], [SEP] and [MASK]".into() })
+        id.ok_or_else(|| TrainError::Value {
+            key: "data.dir",
+            found: format!("a tokenizer without {token}"),
+            expected: "one with [CLS], [SEP] and [MASK]".into(),
+        })
     };
     let (cls, sep, mask) = (need("[CLS]", s.cls)?, need("[SEP]", s.sep)?, need("[MASK]", s.mask)?);
     let mut special: Vec<u32> = [s.pad, s.unk].into_iter().flatten().chain([cls, sep, mask]).collect();
@@ -380,8 +383,7 @@ pub fn pretrain<B: Backend>(
     let model = Model::new(family, blueprint, Heads::pretraining(sentences));
     let mut course = Pretraining::open(run, &tokenizer)?;
     let values = model.table().init(run.seed);
-    let mut trainer =
-        Trainer::new(backend, model, &values, run.optimizer.clone(), device.dtype, run.seed, run.train.recompute);
+    let mut trainer = Trainer::new(backend, model, &values, run.optimizer.clone(), device.dtype, run.seed, run.train.recompute);
     drop(values);
     let plan = Plan {
         title: format!("pre-training {}", run.out.display()),
@@ -438,7 +440,13 @@ fn card(run: &PretrainRun, course: &Pretraining, model: &Model, outcome: &Outcom
         ),
         data: vec![
             format!("{} documents, {} tokens", dataset.documents(), dataset.tokens()),
-            format!("{} tokens seen in {} steps, {:.1} passes, {:.0} s", outcome.spent.tokens, outcome.spent.steps, outcome.spent.epochs, outcome.spent.time.as_secs_f64()),
+            format!(
+                "{} tokens seen in {} steps, {:.1} passes, {:.0} s",
+                outcome.spent.tokens,
+                outcome.spent.steps,
+                outcome.spent.epochs,
+                outcome.spent.time.as_secs_f64()
+            ),
         ],
         figures: outcome.metrics.iter().map(|(name, value)| (name.clone(), format!("{value:.4}"), on.clone())).collect(),
         usage: vec![

@@ -53,7 +53,8 @@ fn set_error(given: &str, problem: String) -> TrainError {
 
 /// Apply one `key.sub = value`; the value is TOML, or a plain string where it is none.
 fn set(table: &mut toml::Table, change: &str) -> Result<(), TrainError> {
-    let (key, text) = change.split_once('=').ok_or_else(|| set_error(change, "write it as key=value, for example train.budget=30m".into()))?;
+    let (key, text) =
+        change.split_once('=').ok_or_else(|| set_error(change, "write it as key=value, for example train.budget=30m".into()))?;
     let value = toml::from_str::<toml::Table>(&format!("v = {}", text.trim()))
         .ok()
         .and_then(|mut t| t.remove("v"))

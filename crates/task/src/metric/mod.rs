@@ -1,0 +1,3 @@
+//! Metrics, equal to the reference implementations.
+
+pub mod classification;
