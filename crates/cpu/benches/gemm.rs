@@ -1,6 +1,6 @@
 //! Matrix products at the shapes of BERT, as a share of what the processor's multiply-add units can do.
 //!
-//! `cargo bench -p cloze-cpu --bench gemm [-- [--cpu-time] [--threads N] [--level NAME] WORD…]` prints the rows whose name holds
+//! `cargo bench -p cloze-cpu --bench gemm [-- [--cpu-time] [--threads N] [--level NAME] [--shape M K N] WORD…]` prints the rows whose name holds
 //! every WORD. Samples of the product and of the peak are taken in turn, and medians compared. On a machine that
 //! others use at the same time, `--cpu-time` counts the time that the threads really ran (it misses waiting).
 #![allow(unsafe_code)] // one system call, for the clock of the process
@@ -202,6 +202,7 @@ impl Bench {
 }
 
 fn main() {
+    let mut shape = None;
     let (mut threads, mut cpu_time, mut level, mut words) = (0, false, Level::detected(), Vec::new());
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -213,6 +214,10 @@ fn main() {
                 let name = arguments.next().expect("--level NAME");
                 level = Level::available().into_iter().find(|l| l.name() == name).expect("a level of this machine");
             }
+            "--shape" => {
+                let mut next = || arguments.next().and_then(|n| n.parse().ok()).expect("--shape M K N");
+                shape = Some((next(), next(), next()));
+            }
             word => words.push(word.to_lowercase()),
         }
     }
@@ -220,6 +225,13 @@ fn main() {
     println!("level {}, {} threads", level.name(), threads.count());
     let clock = Clock { cpu_time, threads: threads.count() };
     let bench = Bench { level, clock, gemm: Gemm::new(level, threads.clone()), threads, words };
+    if let Some((m, k, n)) = shape {
+        for precision in [Precision::F32, Precision::Bf16] {
+            bench.packed(precision, m, k, n, Activation::None);
+            bench.training(precision, m, k, n);
+        }
+        return;
+    }
     for precision in [Precision::F32, Precision::Bf16] {
         for (k, n) in [(768, 768), (768, 3072), (3072, 768)] {
             for m in [1, 16, 128, 512, 1024, 4096] {

@@ -40,16 +40,26 @@ impl Element for Bf16 {
     }
 }
 
+/// Rows that are read after the tile is computed: brought closer while it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Soon {
+    pub(super) start: *const u8,
+    /// Bytes between rows.
+    pub(super) stride: usize,
+    /// Bytes in a row.
+    pub(super) length: usize,
+}
+
 /// `out[r, c] = Σ_d a[d, r] · b[d, c]` for `M` rows and `V` vectors of columns, d over `depth` words.
 ///
 /// Every element is one chain of sums in the order of d, whatever the tile's shape: a row has the same bits
 /// in a tile of one as in a tile of eight.
 struct Tile<E, const M: usize, const V: usize> {
     depth: usize,
-    a: *const u32,    // [depth, M]
-    b: *const u32,    // [depth, V · LANES]
-    out: *mut f32,    // [M, V · LANES]
-    ahead: *const u8, // what the next tile will read
+    a: *const u32, // [depth, M]
+    b: *const u32, // [depth, V · LANES]
+    out: *mut f32, // [M, V · LANES]
+    soon: Soon,
     element: PhantomData<E>,
 }
 
@@ -58,11 +68,18 @@ impl<E: Element, const M: usize, const V: usize> Kernel for Tile<E, M, V> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { depth, mut a, mut b, out, ahead, .. } = self;
+        let Self { depth, mut a, mut b, out, soon, .. } = self;
         let mut acc = [[s.zero(); V]; M];
         // SAFETY: the caller of `tile` vouches for the sizes in the comments above.
         unsafe {
-            let _ = ahead;
+            for i in 0..M {
+                let row = soon.start.wrapping_add(i * soon.stride);
+                let mut at = 0;
+                while at < soon.length {
+                    s.prefetch(row.wrapping_add(at));
+                    at += 64;
+                }
+            }
             for _ in 0..depth {
                 let mut columns = [s.splat_u32(0); V];
                 for j in 0..V {
@@ -103,13 +120,13 @@ pub(super) unsafe fn tile<S: Simd, E: Element>(
     a: *const u32,
     b: *const u32,
     out: *mut f32,
-    ahead: *const u8,
+    soon: Soon,
 ) {
     macro_rules! shapes {
         ($(($m:literal, $v:literal))+) => {
             match (rows, vectors) {
                 $(($m, $v) if $m <= S::TILE_ROWS && $v <= S::TILE_VECTORS => {
-                    s.call(Tile::<E, $m, $v> { depth, a, b, out, ahead, element: PhantomData })
+                    s.call(Tile::<E, $m, $v> { depth, a, b, out, soon, element: PhantomData })
                 })+
                 _ => unreachable!("no tile of {rows} rows and {vectors} vectors"),
             }

@@ -62,6 +62,11 @@ pub(super) unsafe fn pack<S: Simd, E: Element, T: Lane>(
                 let from = src.from(r0, d0);
                 if src.along == 1 {
                     transposed::<S, E, T>(s, from, inside, elements, strip, this, to);
+                } else if inside == S::TILE_ROWS && this == S::TILE_ROWS {
+                    // The compiler unrolls the full panels, whose widths it knows.
+                    copied::<S, E, T>(s, from, S::TILE_ROWS, elements, strip, S::TILE_ROWS, to);
+                } else if inside == S::TILE_VECTORS * S::LANES && this == inside {
+                    copied::<S, E, T>(s, from, S::TILE_VECTORS * S::LANES, elements, strip, S::TILE_VECTORS * S::LANES, to);
                 } else {
                     copied::<S, E, T>(s, from, inside, elements, strip, this, to);
                 }

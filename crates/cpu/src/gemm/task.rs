@@ -1,7 +1,7 @@
 //! One task: some rows and panels of C over a range of the depth, and the epilogue of its tiles.
 
 use super::matrix::{Dtype, Matrix, MatrixMut, Source, Target};
-use super::microkernel::{self, Element, TILE_WORDS};
+use super::microkernel::{self, Element, Soon, TILE_WORDS};
 use super::pack;
 use super::scratch::Scratch;
 use super::{Activation, Epilogue};
@@ -84,6 +84,16 @@ impl Raw {
             Target::F32(x) => Self { start: x.as_mut_ptr().cast(), dtype: Dtype::F32, stride },
             Target::Bf16(x) => Self { start: x.as_mut_ptr().cast(), dtype: Dtype::Bf16, stride },
         }
+    }
+}
+
+impl Raw {
+    /// `n` columns of rows from `row` on, to bring closer.
+    #[inline(always)]
+    fn soon(self, row: usize, column: usize, n: usize) -> Soon {
+        let size = if self.dtype == Dtype::F32 { 4 } else { 2 };
+        let start = self.start.cast_const().wrapping_add((row * self.stride + column) * size);
+        Soon { start, stride: self.stride * size, length: n * size }
     }
 }
 
@@ -186,8 +196,8 @@ impl<E: Element> Kernel for Block<'_, E> {
                     // pre-activation and the sums have the rows and columns of the task, which are its own.
                     unsafe {
                         let a = packed_a.add(r * words).cast_const();
-                        let ahead = a.add(rows * words).cast();
-                        microkernel::tile::<S, E>(s, (rows, vectors), words, a, b.as_ptr(), buffer.0.as_mut_ptr(), ahead);
+                        let soon = self.output.c.soon(self.rows.start + r, c0, n);
+                        microkernel::tile::<S, E>(s, (rows, vectors), words, a, b.as_ptr(), buffer.0.as_mut_ptr(), soon);
                         let tile = Finish {
                             output: self.output,
                             row: self.rows.start + r,

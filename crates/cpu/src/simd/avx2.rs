@@ -103,6 +103,12 @@ impl Simd for Avx2 {
         }
     }
 
+    #[inline(always)]
+    fn prefetch<T>(self, p: *const T) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
     super::memory_methods! {
         fn load_ptr(self, src: *const f32) -> F = _mm256_loadu_ps(src);
         fn store_ptr(self, dst: *mut f32, v: F) = _mm256_storeu_ps(dst, v);

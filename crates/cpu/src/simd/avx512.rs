@@ -150,6 +150,12 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
 
+    #[inline(always)]
+    fn prefetch<T>(self, p: *const T) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
     super::memory_methods! {
         fn load_ptr(self, src: *const f32) -> F = _mm512_loadu_ps(src);
         fn store_ptr(self, dst: *mut f32, v: F) = _mm512_storeu_ps(dst, v);

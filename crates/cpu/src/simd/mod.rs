@@ -95,6 +95,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// `dst` is valid for writing `LANES` values.
     unsafe fn store_u32_ptr(self, dst: *mut u32, v: Self::U);
 
+    /// Bring the cache line at `p` closer. Any address is fine.
+    #[inline(always)]
+    fn prefetch<T>(self, p: *const T) {
+        let _ = p;
+    }
+
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
     /// `a + b`.
