@@ -11,6 +11,7 @@ mod batch;
 mod corpus;
 mod dataset;
 mod error;
+pub mod learn;
 mod masks;
 mod mmap;
 pub mod objective;

@@ -235,7 +235,7 @@ impl ShardWriter {
     }
 
     fn pad(&mut self) -> Result<()> {
-        while (self.written + self.block.len() as u64) % 8 != 0 {
+        while !(self.written + self.block.len() as u64).is_multiple_of(8) {
             self.put(&[0])?;
         }
         Ok(())

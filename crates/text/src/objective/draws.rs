@@ -15,7 +15,7 @@ impl Draws {
     }
 
     fn u32(&mut self) -> u32 {
-        if self.next % 4 == 0 {
+        if self.next.is_multiple_of(4) {
             self.block = self.key.block(self.next / 4);
         }
         let word = self.block[(self.next % 4) as usize];

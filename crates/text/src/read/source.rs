@@ -33,8 +33,11 @@ pub fn expand<S: AsRef<str>>(inputs: &[S]) -> Result<Vec<Source>> {
             folder(path, &mut paths)?;
         } else if input.contains(['*', '?', '[']) {
             let bad = |reason: String| Error::BadPattern { pattern: input.to_owned(), reason };
-            let mut found =
-                glob::glob(input).map_err(|e| bad(e.to_string()))?.collect::<Result<Vec<_>, _>>().map_err(|e| bad(e.to_string()))?;
+            let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::default() };
+            let mut found = glob::glob_with(input, options)
+                .map_err(|e| bad(e.to_string()))?
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|e| bad(e.to_string()))?;
             found.sort();
             for path in found {
                 if path.is_dir() {
