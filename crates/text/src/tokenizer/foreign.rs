@@ -88,9 +88,22 @@ impl Foreign {
             let b = second.map(|second| self.library.encode(second, false)).transpose()?;
             let params = TruncationParams { max_length: room, ..TruncationParams::default() };
             let (a, b) = truncate_encodings(a, b, &params)?;
-            self.library.post_process(a, b, true)
+            let first = a.len();
+            Ok((self.library.post_process(a, b, true)?, first))
         })
-        .map(convert)
+        .map(|(encoding, first)| {
+            let mut encoding = convert(encoding);
+            // The library forgets which text is which once one is cut: count instead.
+            let text: Vec<usize> = (0..encoding.len()).filter(|&i| !encoding.special[i]).collect();
+            let range = |places: &[usize]| match places {
+                [] => 0..0,
+                [only] => *only..only + 1,
+                [start, .., end] => *start..end + 1,
+            };
+            let (a, b) = text.split_at(first.min(text.len()));
+            encoding.parts = [range(a), range(b)];
+            encoding
+        })
         .map_err(failed)
     }
 

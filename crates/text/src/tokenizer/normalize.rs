@@ -297,10 +297,6 @@ impl Splitter {
         Self { options, table: Table::of(&options), limit }
     }
 
-    pub(crate) fn options(&self) -> Normalization {
-        self.options
-    }
-
     /// Hands every word of `text[from..to]` to `sink`, in order.
     #[inline(always)]
     pub(crate) fn words(&self, text: &str, from: usize, to: usize, scratch: &mut Scratch, mut sink: impl FnMut(Word<'_>)) {
