@@ -6,7 +6,8 @@
 Forward with dropout 0.1 and the masked-LM loss (15 % of the positions; transformers projects all of them), backward, clipping to
 1.0 by global norm, fused AdamW. Attention is `sdpa`. bf16 is autocast over f32 weights, as people train with it. Prints one
 JSON line: medians over the steps after the warm-up (compilation falls into the warm-up), peak resident memory, and the
-resident memory after the imports alone, since that part depends on the torch build.
+resident memory after the imports alone, since that part depends on the torch build. `processor_share` is processor time over
+wall time × threads: well below 1 means that other work had the cores, and that the figures say little.
 """
 
 import argparse
@@ -63,8 +64,10 @@ def main():
     labels = torch.where(masked, ids, -100)
     ids = torch.where(masked & (torch.rand(ids.shape) < 0.8), 4, ids)
 
-    times, losses = [], []
-    for _ in range(args.warmup + args.steps):
+    times, losses, processor = [], [], 0.0
+    for index in range(args.warmup + args.steps):
+        if index == args.warmup:
+            processor = time.process_time()
         start = time.perf_counter()
         autocast = torch.autocast("cpu", torch.bfloat16) if args.mode.startswith("bf16") else contextlib.nullcontext()
         with autocast:
@@ -75,13 +78,15 @@ def main():
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
         times.append(time.perf_counter() - start)
+    share = (time.process_time() - processor) / (args.threads * sum(times[args.warmup:]))
     assert all(loss == loss for loss in losses) and losses[-1] < losses[0], losses
     step = statistics.median(times[args.warmup:])
     print(json.dumps({
         "peer": "torch", "version": torch.__version__, "model": args.model, "mode": args.mode, "threads": args.threads,
         "step_seconds": round(step, 4), "fastest_step_seconds": round(min(times[args.warmup:]), 4),
         "tokens_per_second": round(sequences * length / step, 1), "peak_rss_mb": round(rss_mb()),
-        "import_rss_mb": round(imported), "first_loss": round(losses[0], 4), "last_loss": round(losses[-1], 4),
+        "import_rss_mb": round(imported),
+        "processor_share": round(share, 2), "first_loss": round(losses[0], 4), "last_loss": round(losses[-1], 4),
     }), flush=True)
 
 
