@@ -1,2 +1,109 @@
-//! See ARCHITECTURE.md.
-fn main() {}
+//! The command line: one file per command, no logic of its own.
+
+mod bench;
+mod dashboard;
+mod evaluate;
+mod finetune;
+mod inspect;
+mod options;
+mod predict;
+mod prepare;
+mod pretrain;
+mod progress;
+mod quickstart;
+mod signals;
+mod tokenizer;
+
+use clap::{Parser, Subcommand};
+
+use options::Options;
+
+/// Raw text to a served BERT model, in one program.
+///
+/// Start with `cloze quickstart`: it makes a small world of text, trains a vocabulary, pre-trains a tiny BERT, fine-tunes it
+/// as a classifier, and shows what pre-training was worth. Then the same with your own text:
+///
+///   cloze tokenizer train --input corpus.txt --vocab-size 8192 --out vocabulary
+///   cloze prepare --input corpus.txt --tokenizer vocabulary --out corpus
+///   cloze pretrain recipes/english-mini.toml --set data.dir=corpus
+///   cloze finetune --model runs/english-mini/model --train train.tsv --dev dev.tsv --out runs/classifier
+///   cloze predict --model runs/classifier/model "a text to classify"
+///
+/// Exit codes: 0 done; 1 it could not be done, and the last line says why; 2 the command line is wrong; 130 and 143 a training
+/// run was interrupted and has saved its state.
+#[derive(Parser)]
+#[command(name = "cloze", version, max_term_width = 110, verbatim_doc_comment)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The main job from end to end, on generated or on your own text
+    Quickstart(quickstart::Args),
+    /// Train a vocabulary, or look at how a text is cut
+    #[command(subcommand)]
+    Tokenizer(tokenizer::Command),
+    /// Turn raw text into a corpus to pre-train on
+    Prepare(prepare::Args),
+    /// Pre-train a model from a recipe
+    Pretrain(pretrain::Args),
+    /// Fine-tune a pre-trained model on labelled rows
+    Finetune(finetune::Args),
+    /// Figures of a model on labelled rows
+    Evaluate(evaluate::Args),
+    /// Answers for texts given as arguments, in a file or on standard input
+    Predict(predict::Args),
+    /// What a model, a corpus or a tokenizer folder holds
+    Inspect(inspect::Args),
+    /// Time the training step
+    #[command(subcommand)]
+    Bench(bench::Command),
+}
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    let level = if cli.options.quiet { "error" } else { "warn" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CLOZE_LOG").unwrap_or_else(|_| level.into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let options = &cli.options;
+    let done = match cli.command {
+        Command::Quickstart(args) => quickstart::run(args, options),
+        Command::Tokenizer(command) => tokenizer::run(command, options),
+        Command::Prepare(args) => prepare::run(args, options),
+        Command::Pretrain(args) => pretrain::run(args, options),
+        Command::Finetune(args) => finetune::run(args, options),
+        Command::Evaluate(args) => evaluate::run(args, options),
+        Command::Predict(args) => predict::run(args, options),
+        Command::Inspect(args) => inspect::run(args, options),
+        Command::Bench(command) => bench::run(command, options),
+    };
+    match done {
+        Ok(code) => code.into(),
+        // A closed pipe (`cloze predict … | head`) is the reader's wish, not a fault.
+        Err(error) if closed_pipe(&error) => 0.into(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            1.into()
+        }
+    }
+}
+
+fn closed_pipe(error: &anyhow::Error) -> bool {
+    let kind = |e: &(dyn std::error::Error + 'static)| e.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    error.chain().any(|e| kind(e) == Some(std::io::ErrorKind::BrokenPipe))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -77,8 +77,14 @@ pub struct Pass {
     pub recompute: bool,
 }
 
+/// The losses of a micro-batch.
+pub trait Losses {
+    /// Run the losses of a micro-batch on a tape; a recording tape has their gradients afterwards.
+    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums;
+}
+
 /// A source of batches with its losses and its evaluation.
-pub trait Course {
+pub trait Course: Losses {
     /// The micro-batches of the next optimizer step, at `progress` (0 … 1) of the run; the position moves on.
     fn next(&mut self, progress: f64) -> Result<Vec<Batch>, TrainError>;
 
@@ -90,9 +96,6 @@ pub trait Course {
 
     /// Passes over the data so far.
     fn epochs(&self) -> f64;
-
-    /// Run the losses of a micro-batch on a tape; a recording tape has their gradients afterwards.
-    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums;
 
     /// Figures on held-out data; empty when there is none.
     fn evaluate<B: Backend>(

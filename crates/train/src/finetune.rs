@@ -13,7 +13,7 @@ use cloze_text::{Batch, Encoding, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Budget;
-use crate::course::{Course, Pass, Sum, Sums};
+use crate::course::{Course, Losses, Pass, Sum, Sums};
 use crate::error::TrainError;
 use crate::fit::{self, Every, Outcome, Plan};
 use crate::observer::{Control, Event, Observers, Reason};
@@ -271,6 +271,20 @@ impl Classification {
     }
 }
 
+impl Losses for Classification {
+    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
+        let backend = tape.backend();
+        let hidden = model.hidden(tape, input, pass.recompute);
+        let mut sums = Sums::new();
+        if let (Some(pooled), Some(head)) = (model.pooled(tape, &hidden, input), model.classifier()) {
+            let labels = backend.indices(&batch.sequence_labels);
+            let losses = head.loss(tape, &pooled, &labels, 1.0 / pass.totals.sequences.max(1) as f32, self.run.label_smoothing);
+            sums.insert("classification", Sum::of(backend, &losses));
+        }
+        sums
+    }
+}
+
 impl Course for Classification {
     fn next(&mut self, _: f64) -> Result<Vec<Batch>, TrainError> {
         let rows = self.train.labels.len() as u64;
@@ -303,18 +317,6 @@ impl Course for Classification {
 
     fn epochs(&self) -> f64 {
         self.cursor as f64 / self.train.labels.len() as f64
-    }
-
-    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
-        let backend = tape.backend();
-        let hidden = model.hidden(tape, input, pass.recompute);
-        let mut sums = Sums::new();
-        if let (Some(pooled), Some(head)) = (model.pooled(tape, &hidden, input), model.classifier()) {
-            let labels = backend.indices(&batch.sequence_labels);
-            let losses = head.loss(tape, &pooled, &labels, 1.0 / pass.totals.sequences.max(1) as f32, self.run.label_smoothing);
-            sums.insert("classification", Sum::of(backend, &losses));
-        }
-        sums
     }
 
     fn evaluate<B: Backend>(

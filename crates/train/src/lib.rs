@@ -15,6 +15,7 @@ pub mod observer;
 pub mod optimizer;
 pub mod pretrain;
 pub mod ramp;
+pub mod record;
 pub mod run;
 pub mod schedule;
 pub mod step;

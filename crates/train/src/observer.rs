@@ -253,6 +253,12 @@ pub trait Observer: Send {
     fn event(&mut self, event: &Event) -> Result<(), FileError>;
 }
 
+impl Observer for Box<dyn Observer> {
+    fn event(&mut self, event: &Event) -> Result<(), FileError> {
+        (**self).event(event)
+    }
+}
+
 /// All observers of a run.
 #[derive(Default)]
 pub struct Observers {

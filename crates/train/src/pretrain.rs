@@ -12,7 +12,7 @@ use cloze_text::{Batch, Dataset, Limits, ObjectiveConfig, Sampler, SentenceObjec
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Budget;
-use crate::course::{Course, Pass, Sum, Sums};
+use crate::course::{Course, Losses, Pass, Sum, Sums};
 use crate::error::TrainError;
 use crate::fit::{self, Every, Outcome, Plan};
 use crate::observer::{Control, Observers, Reason};
@@ -233,6 +233,31 @@ pub fn vocabulary(tokenizer: &Tokenizer) -> Result<Vocabulary, TrainError> {
     Ok(Vocabulary { size: tokenizer.vocab_size() as u32, cls, sep, mask, special })
 }
 
+/// Cross-entropy on masked tokens, and on sentence pairs where the model has the head.
+pub struct MaskedLmLosses;
+
+impl Losses for MaskedLmLosses {
+    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
+        let backend = tape.backend();
+        let hidden = model.hidden(tape, input, pass.recompute);
+        let mut sums = Sums::new();
+        if let Some(head) = model.masked_lm().filter(|_| !batch.masked_rows.is_empty()) {
+            let rows = tape.gather(&hidden, &backend.indices(&batch.masked_rows), batch.masked_rows.len());
+            let labels = backend.indices(&batch.masked_labels);
+            let losses = head.loss(tape, &rows, &labels, 1.0 / pass.totals.masked.max(1) as f32);
+            sums.insert("mlm", Sum::of(backend, &losses));
+        }
+        if let Some(head) = model.next_sentence().filter(|_| !batch.sequence_labels.is_empty())
+            && let Some(pooled) = model.pooled(tape, &hidden, input)
+        {
+            let labels = backend.indices(&batch.sequence_labels);
+            let losses = head.loss(tape, &pooled, &labels, 1.0 / pass.totals.sequences.max(1) as f32);
+            sums.insert("nsp", Sum::of(backend, &losses));
+        }
+        sums
+    }
+}
+
 /// The masked-LM course: batches from a prepared corpus, losses on masked tokens and sentence pairs.
 pub struct Pretraining {
     train: Sampler,
@@ -260,25 +285,11 @@ impl Pretraining {
     pub fn sampler(&self) -> &Sampler {
         &self.train
     }
+}
 
-    fn losses_of<'a, B: Backend>(model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
-        let backend = tape.backend();
-        let hidden = model.hidden(tape, input, pass.recompute);
-        let mut sums = Sums::new();
-        if let Some(head) = model.masked_lm().filter(|_| !batch.masked_rows.is_empty()) {
-            let rows = tape.gather(&hidden, &backend.indices(&batch.masked_rows), batch.masked_rows.len());
-            let labels = backend.indices(&batch.masked_labels);
-            let losses = head.loss(tape, &rows, &labels, 1.0 / pass.totals.masked.max(1) as f32);
-            sums.insert("mlm", Sum::of(backend, &losses));
-        }
-        if let Some(head) = model.next_sentence().filter(|_| !batch.sequence_labels.is_empty())
-            && let Some(pooled) = model.pooled(tape, &hidden, input)
-        {
-            let labels = backend.indices(&batch.sequence_labels);
-            let losses = head.loss(tape, &pooled, &labels, 1.0 / pass.totals.sequences.max(1) as f32);
-            sums.insert("nsp", Sum::of(backend, &losses));
-        }
-        sums
+impl Losses for Pretraining {
+    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
+        MaskedLmLosses.losses(model, tape, input, batch, pass)
     }
 }
 
@@ -314,10 +325,6 @@ impl Course for Pretraining {
         self.epochs
     }
 
-    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
-        Self::losses_of(model, tape, input, batch, pass)
-    }
-
     fn evaluate<B: Backend>(
         &self,
         backend: &B,
@@ -333,7 +340,7 @@ impl Course for Pretraining {
             let batch = batch?;
             let input = Input::new(backend, &batch.input_ids, &batch.token_type_ids, batch.sequences.clone());
             let mut tape = Tape::inference(backend, weights, dtype);
-            for (name, sum) in Self::losses_of(model, &mut tape, &input, &batch, Pass::default()) {
+            for (name, sum) in self.losses(model, &mut tape, &input, &batch, Pass::default()) {
                 total.entry(name).or_default().add(&sum);
             }
             tokens += batch.tokens();

@@ -7,7 +7,7 @@ use cloze_tensor::ops::optimizer::{Adam, Muon};
 use cloze_tensor::{Backend, Dtype, Tape, Weights};
 use cloze_text::Batch;
 
-use crate::course::{Course, Pass, Sums, Totals};
+use crate::course::{Course, Losses, Pass, Sums, Totals};
 use crate::error::TrainError;
 use crate::optimizer::{OptimizerConfig, Plan, Rule};
 
@@ -89,7 +89,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
     }
 
     /// One optimizer step on `batches` at learning rate `lr`. On an error the weights are as before.
-    pub fn step<C: Course>(&mut self, course: &C, batches: &[Batch], lr: f64) -> Result<StepResult, TrainError> {
+    pub fn step<C: Losses>(&mut self, course: &C, batches: &[Batch], lr: f64) -> Result<StepResult, TrainError> {
         let len = self.weights.len();
         let totals = Totals::of(batches);
         let mut result = StepResult { sums: Sums::new(), grad_norm: 0.0, tokens: 0, flops: 0.0 };
@@ -121,7 +121,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
     }
 
     /// Forward and backward of one micro-batch; parameter gradients are added up.
-    fn gradients_of<C: Course>(&mut self, course: &C, batch: &Batch, totals: Totals) -> Sums {
+    fn gradients_of<C: Losses>(&mut self, course: &C, batch: &Batch, totals: Totals) -> Sums {
         let input = Input::new(self.backend, &batch.input_ids, &batch.token_type_ids, batch.sequences.clone());
         let draws = Some((self.seed, self.micro_batches));
         self.micro_batches += 1;

@@ -1,0 +1,66 @@
+//! Options that all commands share.
+
+use std::io::Write;
+
+use cloze::train::observer::{Event, Observer};
+use cloze::{Device, DeviceChoice};
+
+/// Options that all commands share.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Where to compute: cpu or auto
+    #[arg(long, global = true, default_value = "auto", env = "CLOZE_DEVICE", value_parser = parse_device)]
+    pub(crate) device: DeviceChoice,
+    /// Threads; one a core by default
+    #[arg(long, global = true, env = "CLOZE_THREADS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+    /// Results as JSON lines on standard output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No progress, only results and errors
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+fn parse_device(text: &str) -> Result<DeviceChoice, cloze::Error> {
+    text.parse()
+}
+
+impl Options {
+    /// Open the device.
+    pub(crate) fn open(&self) -> Device {
+        Device::open(self.device, self.threads())
+    }
+
+    /// The number of threads, where given.
+    pub(crate) fn threads(&self) -> Option<usize> {
+        self.threads.map(usize::from)
+    }
+
+    /// A line for people on standard error, unless they asked for quiet.
+    pub(crate) fn say(&self, line: impl std::fmt::Display) {
+        if !self.quiet {
+            eprintln!("{line}");
+        }
+    }
+}
+
+/// Print a value as one JSON line.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    out.write_all(b"\n")?;
+    Ok(())
+}
+
+/// Events as JSON lines on standard output.
+pub(crate) struct JsonEvents;
+
+impl Observer for JsonEvents {
+    fn event(&mut self, event: &Event) -> Result<(), cloze::train::files::FileError> {
+        print_json(event).map_err(|e| {
+            let error = std::io::Error::other(e.to_string());
+            cloze::train::files::FileError::io(cloze::train::files::Operation::Write, "standard output", error)
+        })
+    }
+}

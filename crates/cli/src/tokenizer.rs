@@ -1,0 +1,126 @@
+//! `cloze tokenizer`: train a vocabulary, look at how a text is cut.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use cloze::text::learn::{LearnOptions, LearnProgress, try_learn};
+use cloze::text::read::{Documents, ReadOptions, expand};
+use cloze::text::tokenizer::Normalization;
+use cloze::text::{Error, Tokenizer};
+use cloze::train::figures::grouped;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::options::{Options, print_json};
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Train a WordPiece vocabulary; writes tokenizer.json, vocab.txt and their configuration
+    Train(Train),
+    /// Show the pieces of texts, with their ids and places
+    Encode(Encode),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Train {
+    /// Files, folders, patterns, or - for standard input; txt, jsonl, csv, tsv, also .gz and .zst
+    #[arg(long, required = true, num_args = 1..)]
+    input: Vec<String>,
+    /// Pieces in all. Small models want small vocabularies: 8192 for a mini, 30000 for a base
+    #[arg(long, default_value_t = 8192)]
+    vocab_size: usize,
+    /// The folder to write
+    #[arg(long)]
+    out: PathBuf,
+    /// Keep upper and lower case apart; accents stay, too
+    #[arg(long)]
+    cased: bool,
+    /// Pairs rarer than this are not merged
+    #[arg(long, default_value_t = 2)]
+    min_frequency: u64,
+    /// The field or column that holds the text (jsonl, csv, tsv); found by name otherwise
+    #[arg(long)]
+    text_field: Option<String>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Encode {
+    /// A folder with a tokenizer (a model, a corpus's tokenizer/, the output of `tokenizer train`)
+    #[arg(long)]
+    model: PathBuf,
+    /// The texts
+    #[arg(required = true)]
+    text: Vec<String>,
+}
+
+pub(crate) fn run(command: Command, options: &Options) -> anyhow::Result<u8> {
+    match command {
+        Command::Train(args) => train(&args, options),
+        Command::Encode(args) => encode(&args, options),
+    }
+}
+
+fn train(args: &Train, options: &Options) -> anyhow::Result<u8> {
+    let read = ReadOptions { text_field: args.text_field.clone(), ..ReadOptions::default() };
+    let sources = expand(&args.input)?;
+    let texts = sources.into_iter().flat_map(move |source| -> Box<dyn Iterator<Item = Result<String, Error>> + Send> {
+        match Documents::open(&source, &read, Default::default()) {
+            Ok(documents) => Box::new(documents.map(|d| d.map(|d| d.text))),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
+    });
+    let mut normalization = Normalization::default();
+    if args.cased {
+        normalization = Normalization { lowercase: false, strip_accents: Some(false), ..normalization };
+    }
+    let learn = LearnOptions { vocab_size: args.vocab_size, normalization, min_frequency: args.min_frequency, ..LearnOptions::default() };
+    let bar = if options.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    let learned = try_learn(texts, &learn, |progress| {
+        bar.set_message(match progress {
+            LearnProgress::Counting { documents, bytes, distinct_words } => {
+                format!("reading: {} documents, {:.1} MB, {} words", grouped(documents), bytes as f64 / 1e6, grouped(distinct_words as u64))
+            }
+            LearnProgress::Merging { pieces, vocab_size } => format!("merging: {} of {} pieces", grouped(pieces as u64), grouped(vocab_size as u64)),
+        });
+        bar.tick();
+    })?;
+    bar.finish_and_clear();
+    let tokenizer = learned.tokenizer()?;
+    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
+    tokenizer.save(&args.out)?;
+    let report = &learned.report;
+    if options.json {
+        print_json(report)?;
+    } else {
+        options.say(format!(
+            "{} pieces from {} documents ({:.1} MB, {} distinct words); written to {}",
+            grouped(report.pieces as u64),
+            grouped(report.documents),
+            report.bytes as f64 / 1e6,
+            grouped(report.distinct_words as u64),
+            args.out.display()
+        ));
+        if report.pieces < args.vocab_size {
+            options.say(format!("the text held no more than {} pieces that occur {} times", report.pieces, args.min_frequency));
+        }
+    }
+    Ok(0)
+}
+
+fn encode(args: &Encode, options: &Options) -> anyhow::Result<u8> {
+    let tokenizer = Tokenizer::load(&args.model)?;
+    for text in &args.text {
+        let encoding = tokenizer.encode(text, true)?;
+        let offsets = encoding.char_offsets(text);
+        let tokens: Vec<String> = encoding.ids.iter().map(|&id| tokenizer.id_to_token(id).unwrap_or_default()).collect();
+        if options.json {
+            print_json(&serde_json::json!({"text": text, "ids": encoding.ids, "tokens": tokens, "offsets": offsets}))?;
+        } else {
+            println!("{text}");
+            for ((token, id), (start, end)) in tokens.iter().zip(&encoding.ids).zip(&offsets) {
+                println!("  {id:>6}  {start:>4}..{end:<4}  {token}");
+            }
+        }
+    }
+    Ok(0)
+}

@@ -1,0 +1,30 @@
+//! One error for all that the library does.
+
+/// Why something could not be done; each variant carries the full story of its crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Text, corpora, tables.
+    #[error(transparent)]
+    Text(#[from] cloze_text::Error),
+    /// Tokenizers.
+    #[error(transparent)]
+    Tokenizer(#[from] cloze_text::TokenizerError),
+    /// Model files.
+    #[error(transparent)]
+    Model(#[from] cloze_model::ModelError),
+    /// A task's data.
+    #[error(transparent)]
+    Task(#[from] cloze_task::TaskError),
+    /// Training.
+    #[error(transparent)]
+    Train(#[from] cloze_train::TrainError),
+    /// A device that is not known.
+    #[error("device \"{found}\" is not known; this build has cpu and auto")]
+    Device {
+        /// What was asked for.
+        found: String,
+    },
+    /// A file of the program's own could not be written.
+    #[error(transparent)]
+    File(#[from] cloze_train::files::FileError),
+}
