@@ -194,6 +194,10 @@ impl ShardWriter {
 
     /// Append a document. Every id must be below the vocabulary size.
     pub fn push(&mut self, document: &EncodedDocument) -> Result<()> {
+        let (n, ends) = (document.ids.len(), &document.sentence_ends);
+        assert_eq!(document.continues.len(), n, "shard: one word bit per token");
+        assert!(ends.is_sorted() && ends.last().map_or(n == 0, |&end| end as usize == n), "shard: sentence ends ascend to the token count");
+        assert!(self.tokens + (n as u64) <= u64::from(u32::MAX), "shard: offsets have 32 bits");
         if let Some(&id) = document.ids.iter().find(|&&id| u64::from(id) >= self.vocab_size) {
             let fault = ShardFault::TokenId { id, vocabulary: self.vocab_size };
             return Err(Error::Shard { path: self.path.clone(), offset: self.written + self.block.len() as u64, fault });

@@ -211,3 +211,38 @@ pub(crate) fn mask(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_names_its_objective() {
+        let text =
+            r#"{"objective": "masked_lm", "masking": "whole_word", "mask_probability": 0.3, "sentence_objective": "sentence_order"}"#;
+        let config: ObjectiveConfig = serde_json::from_str(text).unwrap();
+        let expected = ObjectiveConfig {
+            masking: Masking::WholeWord,
+            mask_probability: 0.3,
+            sentence_objective: SentenceObjective::SentenceOrder,
+            ..ObjectiveConfig::default()
+        };
+        assert_eq!(config, expected);
+        let unknown = serde_json::from_str::<ObjectiveConfig>(r#"{"mask_probabilty": 0.3}"#).unwrap_err().to_string();
+        assert!(unknown.contains("mask_probabilty"), "{unknown}");
+    }
+
+    #[test]
+    fn random_tokens_are_never_special() {
+        let vocabulary = Vocabulary { size: 12, cls: 2, sep: 3, mask: 4, special: vec![0, 1, 2, 3, 4, 7, 11] };
+        let mut draws = Draws::new(Key::new(1, cloze_tensor::random::Stream::Masking, 0, 0));
+        let mut seen = [0u32; 12];
+        for _ in 0..5000 {
+            seen[vocabulary.random(&mut draws) as usize] += 1;
+        }
+        for (id, count) in seen.into_iter().enumerate() {
+            let special = vocabulary.special.contains(&(id as u32));
+            assert!(if special { count == 0 } else { (800..1200).contains(&count) }, "{id}: {count}");
+        }
+    }
+}
