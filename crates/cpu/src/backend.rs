@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use cloze_tensor::{Dtype, Param, Storage, Weights};
+use cloze_tensor::{Dtype, Param, Storage, View, ViewMut, Weights, Write};
 
 use crate::gemm::Gemm;
 use crate::level::Level;
 use crate::memory::{Buffer, Memory, MemoryStats};
 use crate::packed::PackedWeights;
-use crate::simd::Lane;
+use crate::simd::{Lane, Simd};
 use crate::threads::Threads;
 
 /// Run a body with `T` as the element type of a dtype.
@@ -138,6 +138,31 @@ impl Storage for Cpu {
     fn indices(&self, values: &[u32]) -> Arc<[u32]> {
         values.into()
     }
+
+    fn pack(&self, weights: &mut Weights<Self>, params: &[Param], dtype: Dtype) {
+        let precision = crate::linear::precision(dtype);
+        for &param in params {
+            let form = self.gemm.pack(crate::linear::weight_matrix(weights, param).transposed(), precision);
+            weights.packed.insert(param, form);
+        }
+    }
+}
+
+/// The elements of a tensor.
+pub(crate) fn elements<'a, T: Lane>(view: View<'a, Cpu>) -> &'a [T] {
+    &view.buffer.of()[..view.rows * view.cols]
+}
+
+/// The elements of a tensor, to write.
+pub(crate) fn elements_mut<'a, T: Lane>(view: &'a mut ViewMut<'_, Cpu>) -> &'a mut [T] {
+    &mut view.buffer.of_mut()[..view.rows * view.cols]
+}
+
+/// Overwrite or add to `to[i..]`.
+#[inline(always)]
+pub(crate) fn produce<S: Simd, T: Lane>(s: S, write: Write, to: &mut [T], i: usize, v: S::F) {
+    let v = if write == Write::Add { s.add(s.load_at(to, i), v) } else { v };
+    s.store_at(to, i, v);
 }
 
 /// The elements of a parameter.

@@ -35,6 +35,11 @@ impl Level {
         Self::ALL.into_iter().filter(|level| level.is_available()).collect()
     }
 
+    /// Whether the level has instructions for products of bf16, so that they are faster than those of f32.
+    pub fn multiplies_bf16(self) -> bool {
+        self == Level::Avx512Bf16
+    }
+
     /// Whether this machine can run the level.
     pub fn is_available(self) -> bool {
         match self {

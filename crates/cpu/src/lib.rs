@@ -10,11 +10,23 @@
 //! product work on raw pointers; every block says why it is sound.
 #![allow(unsafe_code)]
 
+mod attention;
 mod backend;
+mod cross_entropy;
+mod elementwise;
+mod embedding;
+mod gated;
 pub mod gemm;
 mod level;
+mod linear;
 mod memory;
+mod norm;
+mod optimizer;
 mod packed;
+mod peak;
+mod philox;
+mod pool;
+mod rows;
 pub mod simd;
 mod threads;
 
