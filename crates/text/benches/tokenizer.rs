@@ -33,8 +33,10 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let folder = tempfile::tempdir()?;
     let vocabulary = learned.ok_or("no thread count")?;
     vocabulary.tokenizer()?.save(folder.path())?;
-    let ours = Tokenizer::load(folder.path())?;
-    let theirs = tokenizers::Tokenizer::from_file(folder.path().join("tokenizer.json"))?;
+    let (our_time, ours) = least(ROUNDS, || Tokenizer::load(folder.path()));
+    let (their_time, theirs) = least(ROUNDS, || tokenizers::Tokenizer::from_file(folder.path().join("tokenizer.json")));
+    let (ours, theirs) = (ours?, theirs?);
+    println!("load tokenizer.json: ours {:.0} ms, tokenizers crate {:.0} ms", our_time * 1e3, their_time * 1e3);
     for (name, text) in [("English", &english), ("Chinese (English vocabulary)", &chinese)] {
         for threads in [1, 2] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;

@@ -157,11 +157,7 @@ where
 ///
 /// # Errors
 /// As [`learn`], and the first error of the reader.
-pub fn try_learn<I, E>(
-    mut texts: I,
-    options: &LearnOptions,
-    mut progress: impl FnMut(LearnProgress),
-) -> Result<Learned, TokenizerError>
+pub fn try_learn<I, E>(mut texts: I, options: &LearnOptions, mut progress: impl FnMut(LearnProgress)) -> Result<Learned, TokenizerError>
 where
     I: Iterator<Item = Result<String, E>> + Send,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
@@ -175,11 +171,7 @@ where
         let (next, ()) = rayon::join(|| read(&mut texts), || counts.add(&batch));
         report.documents += batch.len() as u64;
         report.bytes += batch.iter().map(|text| text.len() as u64).sum::<u64>();
-        progress(LearnProgress::Counting {
-            documents: report.documents,
-            bytes: report.bytes,
-            distinct_words: counts.distinct(),
-        });
+        progress(LearnProgress::Counting { documents: report.documents, bytes: report.bytes, distinct_words: counts.distinct() });
         batch = next.map_err(failed)?;
     }
     if counts.distinct() == 0 {

@@ -221,6 +221,11 @@ fn bert(value: &Value, path: &Path) -> Result<Option<(Vec<String>, WordPieceOpti
     if !model.is_object() {
         return Err(wrong(path, "model", "an object", model, AGAIN));
     }
+    const KINDS: [&str; 4] = ["WordPiece", "BPE", "Unigram", "WordLevel"];
+    if let Some(kind) = model.get("type").filter(|kind| !kind.as_str().is_some_and(|kind| KINDS.contains(&kind))) {
+        let remedy = "convert the tokenizer to one of these kinds";
+        return Err(wrong(path, "model.type", &KINDS.join(", "), kind, remedy));
+    }
     let is = |part: &str, kind: &str| value[part]["type"].as_str() == Some(kind);
     if !is("model", "WordPiece") || !is("normalizer", "BertNormalizer") || !is("pre_tokenizer", "BertPreTokenizer") {
         return Ok(None);

@@ -230,7 +230,8 @@ impl Scratch {
         }
         let length = c.len_utf8();
         let in_step = start == before || self.chars == 1;
-        if !self.shifted && !(in_step && (end - start) as usize == length) {
+        let same_length = (end - start) as usize == length;
+        if !(self.shifted || in_step && same_length) {
             self.shift();
         }
         if length == 1 {
