@@ -4,13 +4,13 @@
 //! waits for the other.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use cloze_train::curve::Curve;
+use cloze_train::curve::{Curve, TrainingLoss};
 use cloze_train::figures::{clock, format_bytes, grouped, percent, rate};
 use cloze_train::files::FileError;
 use cloze_train::observer::{Control, Event, Finished, Level, Observer, Record, Start};
@@ -177,7 +177,7 @@ impl State {
 
     fn draw_chart(&self, frame: &mut Frame<'_>, area: Rect) {
         // two points a column is what braille can show
-        let (raw, smoothed) = self.curve.training_loss(2 * usize::from(area.width.max(10)));
+        let TrainingLoss { raw, smoothed } = self.curve.training_loss(2 * usize::from(area.width.max(10)));
         let evals = self.curve.evals();
         let held_out: Vec<(f64, f64)> = evals
             .iter()
@@ -333,6 +333,10 @@ impl Dashboard {
     /// # Errors
     /// When standard output is no terminal.
     pub(crate) fn open(control: Arc<Control>) -> io::Result<Self> {
+        if !io::stdout().is_terminal() {
+            let message = "--tui needs a terminal; without it the progress comes as plain lines";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        }
         let terminal = ratatui::try_init()?;
         let state = Arc::new(Mutex::new(State::new()));
         let closing = Arc::new(AtomicBool::new(false));

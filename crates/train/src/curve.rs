@@ -130,13 +130,13 @@ impl Curve {
         svg::draw(WIDTH, steps, &escape(&self.title()), &escape(&self.subtitle()), &panels)
     }
 
-    /// The training loss in at most `most` points (step, loss): as it was, and smoothed.
-    pub fn training_loss(&self, most: usize) -> (Vec<(f64, f64)>, Vec<(f64, f64)>) {
+    /// The training loss in at most `most` points.
+    pub fn training_loss(&self, most: usize) -> TrainingLoss {
         let points = self.train.points().map(|sample| (sample.step, sample.loss));
         let finite: Vec<_> = points.filter(|point| point.1.is_finite()).collect();
         let raw = thin(&finite, most);
         let smoothed = smooth(&raw);
-        (raw, smoothed)
+        TrainingLoss { raw, smoothed }
     }
 
     /// The evaluations of all data, by step.
@@ -192,6 +192,15 @@ impl Observer for Curve {
             Event::Start(_) | Event::Step(_) | Event::Message(_) => Ok(()),
         }
     }
+}
+
+/// The training loss as points (step, loss).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TrainingLoss {
+    /// As it was.
+    pub raw: Vec<(f64, f64)>,
+    /// Without the noise.
+    pub smoothed: Vec<(f64, f64)>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
