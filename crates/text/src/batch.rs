@@ -5,17 +5,17 @@ use cloze_tensor::Sequences;
 /// A packed batch: T tokens of S sequences on one axis, without padding, and M masked positions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Token ids. // [T]
+    /// Token ids. `[T]`
     pub input_ids: Vec<u32>,
-    /// Segment of each token: 0 for the first, 1 for the second. // [T]
+    /// Segment of each token: 0 for the first, 1 for the second. `[T]`
     pub token_type_ids: Vec<u32>,
-    /// Where each sequence starts. // [S + 1]
+    /// Where each sequence starts. `[S + 1]`
     pub sequences: Sequences,
-    /// Token indices of the masked positions, ascending; empty for tasks without masks. // [M]
+    /// Token indices of the masked positions, ascending; empty for tasks without masks. `[M]`
     pub masked_rows: Vec<u32>,
-    /// The ids that stood at `masked_rows`. // [M]
+    /// The ids that stood at `masked_rows`. `[M]`
     pub masked_labels: Vec<u32>,
-    /// One label per sequence for sentence objectives and classification, or empty. // [S]
+    /// One label per sequence for sentence objectives and classification, or empty. `[S]`
     pub sequence_labels: Vec<u32>,
 }
 

@@ -11,7 +11,7 @@ use crate::tokenizer::Encoding;
 pub struct PackedBatch {
     /// The packed sequences, without masks or labels.
     pub batch: Batch,
-    /// Input index of each sequence. // [S]
+    /// Input index of each sequence. `[S]`
     pub order: Vec<usize>,
 }
 

@@ -411,13 +411,13 @@ impl Shard {
         self.header.vocab_size
     }
 
-    /// Token offsets of the sentences, with the number of tokens at the end. // [sentences + 1]
+    /// Token offsets of the sentences, with the number of tokens at the end. `[sentences + 1]`
     pub fn sentence_starts(&self) -> Offsets<'_> {
         let start = self.header.index_offset as usize;
         Offsets(&self.map[start..start + 4 * (self.header.sentences as usize + 1)])
     }
 
-    /// Sentence offsets of the documents, with the number of sentences at the end. // [documents + 1]
+    /// Sentence offsets of the documents, with the number of sentences at the end. `[documents + 1]`
     pub fn document_starts(&self) -> Offsets<'_> {
         let start = self.header.index_offset as usize + 4 * (self.header.sentences as usize + 1);
         Offsets(&self.map[start..start + 4 * (self.header.documents as usize + 1)])

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, ErrorKind, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::{FoundFault, Source, shown};
+use super::{FoundFault, Source};
 use crate::error::{Error, Fault, FaultKind, Result};
 
 /// Gives out at most so many bytes before it is renewed: an open quote must not swallow a whole file.
@@ -44,7 +44,7 @@ impl Rows {
             reader.consume(3);
         }
         let reader = ::csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(Capped { reader, left: Arc::clone(&left) });
-        Ok(Self { path: shown(source.path()), reader, left, limit, record: ::csv::ByteRecord::new(), any: false, ended: false })
+        Ok(Self { path: source.path().to_path_buf(), reader, left, limit, record: ::csv::ByteRecord::new(), any: false, ended: false })
     }
 
     fn fault(&self, line: u64, kind: FaultKind) -> FoundFault {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use super::{FoundFault, Source, shown};
+use super::{FoundFault, Source};
 use crate::error::{Error, Fault, FaultKind, Result};
 
 /// Lines without their ends. A byte-order mark at the start and a carriage return at a line's end are dropped.
@@ -20,7 +20,7 @@ pub(crate) struct Lines {
 
 impl Lines {
     pub(crate) fn open(source: &Source, limit: usize, bytes_read: Arc<AtomicU64>) -> Result<Self> {
-        Ok(Self { path: shown(source.path()), reader: source.open(bytes_read)?, buffer: Vec::new(), line: 0, limit, ended: false })
+        Ok(Self { path: source.path().to_path_buf(), reader: source.open(bytes_read)?, buffer: Vec::new(), line: 0, limit, ended: false })
     }
 
     pub(crate) fn fault(&self, line: u64, kind: FaultKind) -> FoundFault {

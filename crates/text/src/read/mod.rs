@@ -12,7 +12,7 @@ pub mod table;
 mod txt;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -184,9 +184,4 @@ impl std::fmt::Debug for Documents {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Documents").field("on_bad", &self.on_bad).field("faults", &self.kinds).finish_non_exhaustive()
     }
-}
-
-/// The name of an input as errors show it.
-pub(crate) fn shown(path: &Path) -> PathBuf {
-    path.to_path_buf()
 }

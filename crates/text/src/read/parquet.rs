@@ -10,7 +10,7 @@ use ::parquet::record::reader::RowIter;
 use ::parquet::record::{Field, Row};
 use ::parquet::schema::types::Type;
 
-use super::{Document, Found, FoundFault, ReadOptions, Source, TEXT_FIELDS, shown};
+use super::{Document, Found, FoundFault, ReadOptions, Source, TEXT_FIELDS};
 use crate::error::{Error, Fault, FaultKind, Result};
 
 pub(crate) struct Texts {
@@ -26,7 +26,7 @@ pub(crate) struct Texts {
 
 impl Texts {
     pub(crate) fn open(source: &Source, options: &ReadOptions, bytes_read: Arc<AtomicU64>) -> Result<Self> {
-        let path = shown(source.path());
+        let path = source.path().to_path_buf();
         let bad = |reason: String| Error::Bad(Fault { path: path.clone(), line: 0, kind: FaultKind::Stream { reason } });
         let file = File::open(source.path()).map_err(Error::io("open", source.path()))?;
         let reader = SerializedFileReader::new(file).map_err(|e| bad(e.to_string()))?;

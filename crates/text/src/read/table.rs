@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::lines::Lines;
-use super::{Document, Format, Found, FoundFault, OnBad, ReadOptions, Source, TEXT_FIELDS, csv, jsonl, shown};
+use super::{Document, Format, Found, FoundFault, OnBad, ReadOptions, Source, TEXT_FIELDS, csv, jsonl};
 use crate::error::{Error, Fault, FaultKind, Result};
 
 /// Names that mark a first row as a header, beside those that a caller asks for.
@@ -106,7 +106,7 @@ impl Table {
                 return Err(Error::Setting { key: "format", found, expected: "a table: csv, tsv or jsonl" });
             }
         };
-        let path = shown(source.path());
+        let path = source.path().to_path_buf();
         let mut table = Self { path, rows, columns: Vec::new(), first: None, on_bad: options.on_bad, faults: Vec::new(), failed: false };
         table.find_columns(&options.header)?;
         Ok(table)
