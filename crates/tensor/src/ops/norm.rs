@@ -214,7 +214,8 @@ impl NormOp for Plain {
 pub fn cases() -> Vec<NormCase> {
     let mut cases = Vec::new();
     for kind in [NormKind::LayerNorm, NormKind::RmsNorm] {
-        for (tokens, hidden) in [(1, 2), (0, 8), (7, 33), (33, 64), (5, 768), (100, 17)] {
+        // Not two columns: there the gradient of a LayerNorm is nothing but rounding (the output is ±1 for every input).
+        for (tokens, hidden) in [(1, 6), (0, 8), (7, 33), (33, 64), (5, 768), (100, 17)] {
             cases.push(NormCase { kind, tokens, hidden, bias: true, residual: true, sum: false, dropout: 0.0 });
         }
         cases.push(NormCase { kind, tokens: 9, hidden: 40, bias: false, residual: false, sum: false, dropout: 0.0 });
