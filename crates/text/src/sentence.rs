@@ -310,16 +310,13 @@ mod tests {
         for piece in [". ", "a.", "1. ", "A. ", "“", "。”", "… ", "...\"", "U.S. ", "\u{301}", "。", "x"] {
             let time = |bytes: usize| {
                 let text = piece.repeat(bytes / piece.len());
-                let once = || {
-                    let start = std::time::Instant::now();
-                    std::hint::black_box(sentences(&text));
-                    start.elapsed().as_secs_f64()
-                };
-                (0..5).map(|_| once()).fold(f64::MAX, f64::min)
+                let start = std::time::Instant::now();
+                std::hint::black_box(sentences(&text));
+                start.elapsed().as_secs_f64()
             };
-            let (one, eight) = (time(1 << 17), time(1 << 20));
-            // Quadratic time would be 64 times.
-            assert!(eight < 24.0 * one + 1e-3, "{piece:?}: {one} s, eight times as long {eight} s");
+            // Quadratic time would be 64 times. A busy machine may spoil a try, not all of them.
+            let linear = (0..20).any(|_| time(1 << 20) < 24.0 * time(1 << 17));
+            assert!(linear, "{piece:?}: eight times the text takes more than 24 times as long");
         }
     }
 

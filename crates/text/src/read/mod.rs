@@ -55,7 +55,7 @@ impl Format {
         let bare = [".gz", ".zst"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
         match bare.rsplit_once('.')?.1 {
             "txt" | "text" | "md" => Some(Self::Txt),
-            "jsonl" | "ndjson" | "json" => Some(Self::Jsonl),
+            "jsonl" | "ndjson" => Some(Self::Jsonl),
             "csv" => Some(Self::Csv),
             "tsv" | "tab" => Some(Self::Tsv),
             "parquet" => Some(Self::Parquet),
