@@ -10,7 +10,7 @@ const DEPTH: usize = 384;
 const ROWS: usize = 192;
 
 /// Bytes of B that are packed at once when it was not packed before: a share of the last-level cache.
-const PACKED_BYTES: usize = 12 << 20;
+const PACKED_BYTES: usize = 4 << 20;
 
 /// Products with fewer multiplications run on the calling thread: waking others would take longer.
 pub(super) const SERIAL: usize = 1 << 17;
@@ -112,7 +112,7 @@ mod tests {
                     let grid = Grid::new(m, panels, 8, threads);
                     assert!(grid.down * grid.rows >= m && (grid.down - 1) * grid.rows < m, "{m} {panels} {threads} {grid:?}");
                     assert!(grid.across * grid.panels >= panels && (grid.across - 1) * grid.panels < panels, "{grid:?}");
-                    assert!(grid.rows <= ROWS && grid.rows % 8 == 0, "{grid:?}");
+                    assert!(grid.rows <= ROWS && grid.rows.is_multiple_of(8), "{grid:?}");
                 }
             }
         }
@@ -127,7 +127,7 @@ mod tests {
     fn chunks_are_bounded() {
         assert_eq!(packing_chunk(768, 768, 48, 384, false), (768, 768));
         let (columns, depth) = packing_chunk(768, 8192, 48, 376, false);
-        assert!(columns == 768 && depth % 376 == 0 && depth * columns * 4 <= PACKED_BYTES);
+        assert!(columns == 768 && depth.is_multiple_of(376) && depth * columns * 4 <= PACKED_BYTES);
         assert_eq!(packing_chunk(768, 8192, 48, 376, true).1, 8192usize.next_multiple_of(376));
         assert!(packing_chunk(30522, 768, 48, 384, false).0 <= 3120);
     }

@@ -101,8 +101,10 @@ unsafe fn transposed<S: Simd, E: Element, T: Lane>(
                 let real = inside.saturating_sub(group).min(rows);
                 let to = dst.add(w * width + group);
                 let from = src.start.add(group * src.across + d);
-                if T::IS_F32 && E::PER_WORD == 1 && real == rows && left == lanes {
-                    s.transpose(rows, from.cast(), src.across, to, width);
+                let same = T::IS_F32 == (E::PER_WORD == 1) && src.across.is_multiple_of(E::PER_WORD);
+                if same && real == rows && left == lanes * E::PER_WORD {
+                    // The source already consists of such words.
+                    s.transpose(rows, from.cast(), src.across / E::PER_WORD, to, width);
                 } else {
                     let mut stage = Words([0; 256]);
                     for r in 0..real {

@@ -136,15 +136,6 @@ pub(super) struct Block<'a, E> {
     pub(super) element: PhantomData<E>,
 }
 
-/// Sums from earlier blocks of depth, and what becomes of a tile.
-#[derive(Clone, Copy)]
-enum Stage {
-    /// More depth follows: keep the sums.
-    Partial,
-    /// The depth is complete: run the epilogue.
-    Last,
-}
-
 #[repr(align(64))]
 struct TileBuffer([f32; TILE_WORDS]);
 
@@ -178,7 +169,6 @@ impl<E: Element> Kernel for Block<'_, E> {
             let w1 = self.words.end.min(w0 + self.block);
             let words = w1 - w0;
             let (first, last) = (w0 == 0, w1 == self.all_words);
-            let stage = if last { Stage::Last } else { Stage::Partial };
             // SAFETY: A has these rows and depths; room for them was made above.
             unsafe { self.pack_rows(s, (w0, w1), last_rows, packed_a) };
             // Block by block, all panels; inside a block panels follow one another.
@@ -205,15 +195,18 @@ impl<E: Element> Kernel for Block<'_, E> {
                             rows: rows.min(m - r),
                             n,
                             tile: buffer.0.as_ptr(),
-                            tile_stride: vectors * S::LANES,
-                            sums: sums.add(if in_scratch { r * sums_stride + (c0 - self.columns.start) } else { 0 }),
+                            sums: in_scratch.then(|| sums.add(r * sums_stride + (c0 - self.columns.start))),
                             sums_stride,
-                            in_scratch,
                             first,
+                            last,
                         };
-                        match self.output.c.dtype {
-                            Dtype::F32 => tile.run::<S, f32>(s, stage),
-                            Dtype::Bf16 => tile.run::<S, bf16>(s, stage),
+                        match (self.output.c.dtype, vectors) {
+                            (Dtype::F32, 1) => tile.run::<S, f32, 1>(s),
+                            (Dtype::F32, 2) => tile.run::<S, f32, 2>(s),
+                            (Dtype::F32, _) => tile.run::<S, f32, 3>(s),
+                            (Dtype::Bf16, 1) => tile.run::<S, bf16, 1>(s),
+                            (Dtype::Bf16, 2) => tile.run::<S, bf16, 2>(s),
+                            (Dtype::Bf16, _) => tile.run::<S, bf16, 3>(s),
                         }
                     }
                     r += rows;
@@ -259,69 +252,116 @@ struct Finish<'a> {
     rows: usize,
     n: usize,
     tile: *const f32,
-    tile_stride: usize,
-    sums: *mut f32,
+    /// Where earlier sums wait if not in C.
+    sums: Option<*mut f32>,
     sums_stride: usize,
-    in_scratch: bool,
     first: bool,
+    last: bool,
 }
 
 impl Finish<'_> {
     /// # Safety
-    /// The pointers cover the tile's rows and columns, `T` is the dtype of C.
+    /// The pointers cover the tile's rows and columns, `V` vectors hold its columns, `T` is the dtype of C.
     #[inline(always)]
-    unsafe fn run<S: Simd, T: Lane>(self, s: S, stage: Stage) {
+    unsafe fn run<S: Simd, T: Lane, const V: usize>(self, s: S) {
         let Output { c, pre, accumulate, bias, activation, .. } = self.output;
+        let whole = self.n == V * S::LANES;
+        // Decisions are made once a row; the vectors of a row are then handled without branches.
         // SAFETY: see above; partial accesses never pass the `n` columns.
         unsafe {
+            let bias = bias.map(|bias| row_load::<S, f32, V>(s, bias.as_ptr().add(self.column), self.n, whole));
             for r in 0..self.rows {
-                let at = (self.row + r) * c.stride + self.column;
-                let target = c.start.cast::<T>().add(at);
-                let mut j = 0;
-                while j < self.n {
-                    let left = self.n - j;
-                    let mut v = s.load_ptr(self.tile.add(r * self.tile_stride + j));
-                    let waiting = self.sums.add(if self.in_scratch { r * self.sums_stride + j } else { 0 });
-                    if self.first {
-                        if *accumulate {
-                            v = s.add(load(s, target.add(j), left), v);
-                        }
-                    } else if self.in_scratch {
-                        v = s.add(s.load_ptr(waiting), v);
-                    } else {
-                        v = s.add(load(s, target.add(j), left), v);
-                    }
-                    match stage {
-                        Stage::Partial if self.in_scratch => s.store_ptr(waiting, v),
-                        Stage::Partial => store(s, target.add(j), v, left),
-                        Stage::Last => {
-                            if let Some(bias) = bias {
-                                v = s.add(v, load(s, bias.as_ptr().add(self.column + j), left));
-                            }
-                            if let Some(pre) = pre {
-                                let at = (self.row + r) * pre.stride + self.column + j;
-                                store(s, pre.start.cast::<T>().add(at), v, left);
-                            }
-                            store(s, target.add(j), activate(s, *activation, v), left);
-                        }
-                    }
-                    j += S::LANES;
+                let target = c.start.cast::<T>().add((self.row + r) * c.stride + self.column);
+                let sums = self.sums.map(|sums| sums.add(r * self.sums_stride));
+                let mut row = row_load::<S, f32, V>(s, self.tile.add(r * V * S::LANES), 0, true);
+                match sums {
+                    Some(sums) if !self.first => row = row_add(s, row_load::<S, f32, V>(s, sums, 0, true), row),
+                    _ if !self.first || *accumulate => row = row_add(s, row_load::<S, T, V>(s, target, self.n, whole), row),
+                    _ => {}
                 }
+                if !self.last {
+                    match sums {
+                        Some(sums) => row_store(s, sums, row, 0, true),
+                        None => row_store(s, target, row, self.n, whole),
+                    }
+                    continue;
+                }
+                if let Some(bias) = bias {
+                    row = row_add(s, row, bias);
+                }
+                if let Some(pre) = pre {
+                    let at = (self.row + r) * pre.stride + self.column;
+                    row_store(s, pre.start.cast::<T>().add(at), row, self.n, whole);
+                }
+                row_store(s, target, activate(s, *activation, row), self.n, whole);
+            }
+        }
+    }
+}
+
+/// `V` vectors, all of them if `whole`, else the first `n` elements and zeros.
+#[inline(always)]
+unsafe fn row_load<S: Simd, T: Lane, const V: usize>(s: S, src: *const T, n: usize, whole: bool) -> [S::F; V] {
+    let mut row = [s.zero(); V];
+    // SAFETY: the caller vouches for the elements.
+    unsafe {
+        if whole {
+            for j in 0..V {
+                row[j] = T::load(s, src.add(j * S::LANES));
+            }
+        } else {
+            for j in 0..V {
+                row[j] = load(s, src.add(j * S::LANES), n - j * S::LANES);
+            }
+        }
+    }
+    row
+}
+
+/// The opposite of [`row_load`].
+#[inline(always)]
+unsafe fn row_store<S: Simd, T: Lane, const V: usize>(s: S, dst: *mut T, row: [S::F; V], n: usize, whole: bool) {
+    // SAFETY: the caller vouches for the elements.
+    unsafe {
+        if whole {
+            for j in 0..V {
+                T::store(s, dst.add(j * S::LANES), row[j]);
+            }
+        } else {
+            for j in 0..V {
+                store(s, dst.add(j * S::LANES), row[j], n - j * S::LANES);
             }
         }
     }
 }
 
 #[inline(always)]
-fn activate<S: Simd>(s: S, activation: Activation, v: S::F) -> S::F {
-    match activation {
-        Activation::None => v,
-        Activation::Gelu => math::gelu(s, v),
-        Activation::GeluTanh => math::gelu_tanh(s, v),
-        Activation::Relu => math::relu(s, v),
-        Activation::Silu => math::silu(s, v),
-        Activation::Tanh => math::tanh(s, v),
+fn row_add<S: Simd, const V: usize>(s: S, a: [S::F; V], b: [S::F; V]) -> [S::F; V] {
+    let mut sum = a;
+    for j in 0..V {
+        sum[j] = s.add(a[j], b[j]);
     }
+    sum
+}
+
+#[inline(always)]
+fn activate<S: Simd, const V: usize>(s: S, activation: Activation, mut row: [S::F; V]) -> [S::F; V] {
+    macro_rules! each {
+        ($function:path) => {
+            for j in 0..V {
+                row[j] = $function(s, row[j]);
+            }
+        };
+    }
+    match activation {
+        Activation::None => {}
+        Activation::Gelu => each!(math::gelu),
+        Activation::GeluTanh => each!(math::gelu_tanh),
+        Activation::Relu => each!(math::relu),
+        Activation::Silu => each!(math::silu),
+        Activation::Tanh => each!(math::tanh),
+    }
+    row
 }
 
 #[inline(always)]

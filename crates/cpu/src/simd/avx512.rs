@@ -159,13 +159,22 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     super::memory_methods! {
         fn load_ptr(self, src: *const f32) -> F = _mm512_loadu_ps(src);
         fn store_ptr(self, dst: *mut f32, v: F) = _mm512_storeu_ps(dst, v);
-        fn load_partial_ptr(self, src: *const f32, n: usize) -> F = _mm512_maskz_loadu_ps(first(n), src);
-        fn store_partial_ptr(self, dst: *mut f32, v: F, n: usize) = _mm512_mask_storeu_ps(dst, first(n), v);
+        // Half vectors, where the compiler knows that they are, go without a mask: masked stores are slow.
+        fn load_partial_ptr(self, src: *const f32, n: usize) -> F = {
+            if n == 8 { _mm512_zextps256_ps512(_mm256_loadu_ps(src)) } else { _mm512_maskz_loadu_ps(first(n), src) }
+        };
+        fn store_partial_ptr(self, dst: *mut f32, v: F, n: usize) = {
+            if n == 8 { _mm256_storeu_ps(dst, _mm512_castps512_ps256(v)) } else { _mm512_mask_storeu_ps(dst, first(n), v) }
+        };
         fn load_bf16_ptr(self, src: *const bf16) -> F = {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(src.cast()))))
         };
         fn load_partial_bf16_ptr(self, src: *const bf16, n: usize) -> F = {
-            let half = _mm256_maskz_loadu_epi16(first(n), src.cast());
+            let half = if n == 8 {
+                _mm256_zextsi128_si256(_mm_loadu_si128(src.cast()))
+            } else {
+                _mm256_maskz_loadu_epi16(first(n), src.cast())
+            };
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))
         };
         fn store_bf16_ptr(self, dst: *mut bf16, v: F) = _mm256_storeu_si256(dst.cast(), self.narrow(v));
