@@ -4,7 +4,7 @@
 
 use super::draws;
 use super::forward::inside;
-use super::pack::{Forms, Sizes, Source, pack};
+use super::pack::{Forms, Sizes, Source, pack, prefetch};
 use super::scratch::Scratch;
 use super::tiles::{Element, Left, Out, Right, panel_product, wide_product};
 use super::{Call, Drop, Span};
@@ -74,8 +74,8 @@ fn backward<S: Simd, E: Element, T: Lane>(s: S, task: Backward<'_, T>) {
     let wide = sizes.wide;
     // SAFETY: every piece of scratch has the words that `Sizes` says; the products stay inside.
     unsafe {
-        pack::<S, E, T>(s, &sizes, source(1), (0, n), Forms { transposed: kt, columns: k, ..Forms::NONE }, stage);
-        pack::<S, E, T>(s, &sizes, source(2), (0, n), Forms { transposed: vt, ..Forms::NONE }, stage);
+        pack::<S, E, T>(s, &sizes, source(1), (0, n), Forms { transposed: kt, columns: k, ..Forms::NONE }, stage, Some(source(2)));
+        pack::<S, E, T>(s, &sizes, source(2), (0, n), Forms { transposed: vt, ..Forms::NONE }, stage, None);
         for i in (0..padded * wide).step_by(S::LANES) {
             s.store_ptr(dk.add(i), s.zero());
             s.store_ptr(dv.add(i), s.zero());
@@ -83,8 +83,8 @@ fn backward<S: Simd, E: Element, T: Lane>(s: S, task: Backward<'_, T>) {
         for i in (0..n).step_by(QUERIES) {
             let rows = (n - i).min(QUERIES);
             let forms = |rows, columns| Forms { rows, columns: if apart { columns } else { std::ptr::null_mut() }, ..Forms::NONE };
-            pack::<S, E, T>(s, &sizes, source(0), (i, rows), forms(q, q_columns), stage);
-            pack::<S, E, T>(s, &sizes, of_y(task.dy), (i, rows), forms(dy, dy_columns), stage);
+            pack::<S, E, T>(s, &sizes, source(0), (i, rows), forms(q, q_columns), stage, Some(of_y(task.dy)));
+            pack::<S, E, T>(s, &sizes, of_y(task.dy), (i, rows), forms(dy, dy_columns), stage, Some(of_y(task.y)));
             let mut delta = [0.0; QUERIES];
             for r in 0..rows {
                 delta[r] = dot(s, of_y(task.dy).row(i + r, call.head_dim), of_y(task.y).row(i + r, call.head_dim));
@@ -139,12 +139,15 @@ fn backward<S: Simd, E: Element, T: Lane>(s: S, task: Backward<'_, T>) {
                 let out = Out { start: dq, row_stride: wide, add: first != span.first };
                 wide_product::<S, E>(s, rows, sizes.vectors, count.div_ceil(E::PER_WORD), left, right, out);
             }
+            ahead(s, &task, i..i + rows, 0);
             for r in 0..rows {
                 give(s, &task, i + r, 0, dq.add(r * wide), call.op.scale);
             }
         }
         let kept = call.drop.as_ref().map_or(1.0, |d| d.scale);
         for j in 0..n {
+            ahead(s, &task, j + 8..(j + 9).min(n), 1);
+            ahead(s, &task, j + 8..(j + 9).min(n), 2);
             give(s, &task, j, 1, dk.add(j * wide), call.op.scale);
             give(s, &task, j, 2, dv.add(j * wide), kept);
         }
@@ -241,6 +244,16 @@ unsafe fn give<S: Simd, T: Lane>(s: S, task: &Backward<'_, T>, i: usize, which: 
     for c in (0..call.head_dim).step_by(S::LANES) {
         s.store_at(to, c, s.mul(s.load_at(row, c), s.splat(factor)));
     }
+}
+
+/// Bring rows of the gradient closer that will be written soon.
+#[inline(always)]
+fn ahead<S: Simd, T: Lane>(s: S, task: &Backward<'_, T>, rows: Range<usize>, which: usize) {
+    let stride = 3 * task.call.hidden;
+    let start = task.sequence.start * stride + which * task.call.hidden + head_start(task);
+    // SAFETY: the first row of this head, which belongs to this task.
+    let start = unsafe { task.dqkv.slice(start..start + task.call.head_dim) }.as_ptr();
+    prefetch(s, start, stride, rows, task.call.head_dim);
 }
 
 fn head_start<T>(task: &Backward<'_, T>) -> usize {

@@ -1,7 +1,7 @@
 //! The forward half: one block of queries against blocks of keys, with the online softmax.
 
 use super::draws;
-use super::pack::{Forms, Sizes, pack};
+use super::pack::{Forms, Sizes, pack, prefetch};
 use super::scratch::Scratch;
 use super::tiles::{Element, F32, Left, Out, Right, panel_product, wide_product};
 use super::{Call, Drop, Span};
@@ -61,11 +61,16 @@ fn forward<S: Simd, E: Element, T: Lane>(s: S, task: Forward<'_, T>) {
     let source = |which: usize| call.source(&task.sequence, head, which);
     // SAFETY: every piece of scratch has the words that `Sizes` says; the products stay inside.
     unsafe {
-        pack::<S, E, T>(s, &sizes, source(1), (keys.first, keys.count), Forms { transposed: kt, ..Forms::NONE }, stage);
-        pack::<S, E, T>(s, &sizes, source(2), (keys.first, keys.count), Forms { columns: v, ..Forms::NONE }, stage);
+        pack::<S, E, T>(s, &sizes, source(1), (keys.first, keys.count), Forms { transposed: kt, ..Forms::NONE }, stage, Some(source(2)));
+        pack::<S, E, T>(s, &sizes, source(2), (keys.first, keys.count), Forms { columns: v, ..Forms::NONE }, stage, None);
         for i in task.queries.clone().step_by(QUERIES) {
             let rows = (task.queries.end - i).min(QUERIES);
-            pack::<S, E, T>(s, &sizes, source(0), (i, rows), Forms { rows: q, ..Forms::NONE }, stage);
+            pack::<S, E, T>(s, &sizes, source(0), (i, rows), Forms { rows: q, ..Forms::NONE }, stage, None);
+            let y_start = task.sequence.start * call.hidden + head * call.head_dim;
+            let y_start = task.y.slice(y_start..y_start + call.head_dim).as_ptr();
+            prefetch(s, y_start, call.hidden, i..i + rows, call.head_dim);
+            let after = i + rows..(i + 2 * QUERIES).clamp(i + rows, task.queries.end);
+            prefetch(s, call.qkv.as_ptr().wrapping_add(source(0).start), 3 * call.hidden, after, call.head_dim);
             let span = Span::of(see, &(i..i + rows), n);
             let mut max = [f32::NEG_INFINITY; QUERIES];
             let mut sum = [0.0; QUERIES];

@@ -3,6 +3,7 @@
 use super::rotary::Turns;
 use super::tiles::{Element, panel_vectors};
 use crate::simd::{Lane, Simd};
+use std::ops::Range;
 
 /// Sizes of one head in memory.
 #[derive(Clone, Copy, Debug)]
@@ -83,8 +84,21 @@ impl Forms {
     pub(super) const NONE: Self = Self { rows: std::ptr::null_mut(), columns: std::ptr::null_mut(), transposed: std::ptr::null_mut() };
 }
 
+/// Bring rows closer that will be packed or written soon: each lies on pages of its own.
+#[inline(always)]
+pub(super) fn prefetch<S: Simd, T: Lane>(s: S, data: *const T, stride: usize, rows: Range<usize>, len: usize) {
+    let line = 64 / size_of::<T>();
+    for r in rows {
+        let row = data.wrapping_add(r * stride);
+        for c in (0..len).step_by(line) {
+            s.prefetch(row.wrapping_add(c));
+        }
+        s.prefetch(row.wrapping_add(len - 1));
+    }
+}
+
 /// Pack rows `first..first + count` of a head; rows up to the next multiple of `LANES` become zeros.
-/// `stage` holds `LANES` staged rows and as many packed ones.
+/// `stage` holds `LANES` staged rows and as many packed ones; the same rows of `next` are brought closer.
 ///
 /// # Safety
 /// The wanted forms have the room that [`Sizes`] says.
@@ -96,6 +110,7 @@ pub(super) unsafe fn pack<S: Simd, E: Element, T: Lane>(
     (first, count): (usize, usize),
     forms: Forms,
     stage: *mut u32,
+    next: Option<Source<'_, T>>,
 ) {
     let lanes = S::LANES;
     let (staged, row) = (sizes.staged, sizes.row);
@@ -112,6 +127,12 @@ pub(super) unsafe fn pack<S: Simd, E: Element, T: Lane>(
             } else {
                 forms.rows
             };
+            let ahead = first + (at + lanes).min(count)..first + (at + 2 * lanes).min(count);
+            prefetch(s, source.data.as_ptr().wrapping_add(source.start), source.stride, ahead, sizes.head_dim);
+            if let Some(next) = next {
+                let same = first + at..first + (at + lanes).min(count);
+                prefetch(s, next.data.as_ptr().wrapping_add(next.start), next.stride, same, sizes.head_dim);
+            }
             let from: *mut f32 = if direct.is_null() { stage.cast() } else { direct.add(at * row).cast() };
             for r in 0..lanes {
                 let to = from.add(r * staged);
