@@ -10,7 +10,7 @@
 //! | `{S}` `{o}` `{my}` | who tells it: subject, object, possessive |
 //! | `{It}` | pronoun for the last thing named |
 //! | `{A}` `{PA}` `{LA}` `{feel}` `{att}` `{out}` `{adv}` | words of the attitude; with `!` of the opposite one |
-//! | `{C}` `{!C}` | a clause of the attitude, of the opposite one |
+//! | `{C}` `{!C}` `{CT}` | a clause of the attitude, of the opposite one, one that is not about `{S}` |
 //! | `<verb>` | the verb in the scene's tense, agreeing with the last subject; `<verb*>` third person, `<verb+>` plural |
 
 use super::lexicon::{Class, Lexicon, Role, Tone, Vocabulary, Word};
@@ -31,35 +31,61 @@ enum Narrator {
     He(&'static str),
 }
 
-const WOMEN: [&str; 12] =
-    ["Anna", "Maria", "Emma", "Lucy", "Sarah", "Olivia", "Nina", "Clara", "Grace", "Helen", "Julia", "Alice"];
-const MEN: [&str; 12] =
-    ["Tom", "Peter", "David", "Jack", "Oliver", "Daniel", "Paul", "Mark", "Henry", "Leo", "Simon", "Victor"];
+const WOMEN: [&str; 12] = ["Anna", "Maria", "Emma", "Lucy", "Sarah", "Olivia", "Nina", "Clara", "Grace", "Helen", "Julia", "Alice"];
+const MEN: [&str; 12] = ["Tom", "Peter", "David", "Jack", "Oliver", "Daniel", "Paul", "Mark", "Henry", "Leo", "Simon", "Victor"];
 const FRIENDS: [&str; 14] = [
-    "sister", "brother", "mother", "father", "uncle", "aunt", "cousin", "neighbour", "best friend", "colleague",
-    "daughter", "son", "grandmother", "grandfather",
+    "sister",
+    "brother",
+    "mother",
+    "father",
+    "uncle",
+    "aunt",
+    "cousin",
+    "neighbour",
+    "best friend",
+    "colleague",
+    "daughter",
+    "son",
+    "grandmother",
+    "grandfather",
 ];
 const PAST_TIMES: [&str; 16] = [
-    "on Monday", "on Tuesday", "on Wednesday", "on Thursday", "on Friday", "on Saturday", "on Sunday", "yesterday",
-    "last week", "last month", "two days ago", "in March", "in October", "last weekend", "in the morning",
+    "on Monday",
+    "on Tuesday",
+    "on Wednesday",
+    "on Thursday",
+    "on Friday",
+    "on Saturday",
+    "on Sunday",
+    "yesterday",
+    "last week",
+    "last month",
+    "two days ago",
+    "in March",
+    "in October",
+    "last weekend",
+    "in the morning",
     "in the afternoon",
 ];
-const PRESENT_TIMES: [&str; 8] = [
-    "every Monday", "on Sundays", "every summer", "every weekend", "once a month", "every Friday", "most evenings",
-    "twice a year",
-];
+const PRESENT_TIMES: [&str; 8] =
+    ["every Monday", "on Sundays", "every summer", "every weekend", "once a month", "every Friday", "most evenings", "twice a year"];
 const PLACE_BEFORE: [&str; 9] = ["little", "old", "new", "local", "nearby", "harbour", "village", "city", "student"];
 const PLACE_AFTER: [&str; 9] = [
-    "near the bridge", "by the river", "on Green Street", "in the old quarter", "behind the station", "near the park",
-    "on Market Street", "opposite the library", "outside the town",
+    "near the bridge",
+    "by the river",
+    "on Green Street",
+    "in the old quarter",
+    "behind the station",
+    "near the park",
+    "on Market Street",
+    "opposite the library",
+    "outside the town",
 ];
 const LAND_BEFORE: [&str; 5] = ["northern", "southern", "western", "eastern", "nearest"];
 const LAND_AFTER: [&str; 5] = ["in Wales", "in Scotland", "near the village", "in Norway", "beyond the forest"];
 const DEGREES: [&str; 10] = ["", "", "", "", "really ", "truly ", "quite ", "so ", "simply ", "absolutely "];
-const SEQUENCE: [&str; 7] = [
-    "then ", "later, ", "after that, ", "half an hour later, ", "before long, ", "a little later, ",
-    "meanwhile, ",
-];
+const SEQUENCE: [&str; 7] =
+    ["then ", "later, ", "after that, ", "half an hour later, ", "before long, ", "a little later, ", "meanwhile, "];
 
 /// Openings set the scene: who, when, where.
 const OPENINGS_PAST: [&str; 5] = [
@@ -97,7 +123,7 @@ const GENERIC: [&str; 14] = [
 const CLAUSES: [(usize, &str); 17] = [
     (22, "{T} <be> {deg}{A}"),
     (10, "{P} <be> {deg}{PA}"),
-    (5, "{L} <be> {deg}{LA}"),
+    (9, "{L} <be> {deg}{LA}"),
     (12, "{S} <@att> {t}"),
     (5, "{T} <be> {out}"),
     (4, "{T} <leave> {o} {feel}"),
@@ -125,9 +151,9 @@ const OPINIONS: [(usize, &str); 14] = [
     (4, "{C}, even though {!C}."),
     (4, "what {at+}!"),
     (6, "it <be*> {at+}."),
-    (4, "everyone <agree*> that {C}."),
+    (4, "everyone <agree*> that {CT}."),
     (4, "in the end, {C}."),
-    (4, "{S} <say> that {C}."),
+    (4, "{S} <say> that {CT}."),
     (3, "{T} <be> {A}, and {P} <be> {PA}."),
 ];
 /// Last words of a document with an attitude, whatever the topic.
@@ -153,15 +179,56 @@ const CLOSINGS: [[&str; 7]; 2] = [
 ];
 
 const IRREGULAR: [(&str, &str); 50] = [
-    ("go", "went"), ("do", "did"), ("have", "had"), ("eat", "ate"), ("bring", "brought"), ("buy", "bought"),
-    ("drink", "drank"), ("make", "made"), ("take", "took"), ("see", "saw"), ("hear", "heard"), ("come", "came"),
-    ("get", "got"), ("leave", "left"), ("say", "said"), ("tell", "told"), ("think", "thought"), ("find", "found"),
-    ("give", "gave"), ("run", "ran"), ("win", "won"), ("lose", "lost"), ("throw", "threw"), ("sing", "sang"),
-    ("write", "wrote"), ("read", "read"), ("sit", "sat"), ("stand", "stood"), ("forget", "forgot"), ("begin", "began"),
-    ("feel", "felt"), ("keep", "kept"), ("pay", "paid"), ("put", "put"), ("hold", "held"), ("hang", "hung"),
-    ("spend", "spent"), ("meet", "met"), ("know", "knew"), ("shake", "shook"), ("teach", "taught"), ("lead", "led"),
-    ("show", "showed"), ("speak", "spoke"), ("cut", "cut"), ("fall", "fell"), ("fly", "flew"), ("lend", "lent"),
-    ("sell", "sold"), ("break", "broke"),
+    ("go", "went"),
+    ("do", "did"),
+    ("have", "had"),
+    ("eat", "ate"),
+    ("bring", "brought"),
+    ("buy", "bought"),
+    ("drink", "drank"),
+    ("make", "made"),
+    ("take", "took"),
+    ("see", "saw"),
+    ("hear", "heard"),
+    ("come", "came"),
+    ("get", "got"),
+    ("leave", "left"),
+    ("say", "said"),
+    ("tell", "told"),
+    ("think", "thought"),
+    ("find", "found"),
+    ("give", "gave"),
+    ("run", "ran"),
+    ("win", "won"),
+    ("lose", "lost"),
+    ("throw", "threw"),
+    ("sing", "sang"),
+    ("write", "wrote"),
+    ("read", "read"),
+    ("sit", "sat"),
+    ("stand", "stood"),
+    ("forget", "forgot"),
+    ("begin", "began"),
+    ("feel", "felt"),
+    ("keep", "kept"),
+    ("pay", "paid"),
+    ("put", "put"),
+    ("hold", "held"),
+    ("hang", "hung"),
+    ("spend", "spent"),
+    ("meet", "met"),
+    ("know", "knew"),
+    ("shake", "shook"),
+    ("teach", "taught"),
+    ("lead", "led"),
+    ("show", "showed"),
+    ("speak", "spoke"),
+    ("cut", "cut"),
+    ("fall", "fell"),
+    ("fly", "flew"),
+    ("lend", "lent"),
+    ("sell", "sold"),
+    ("break", "broke"),
 ];
 /// Verbs whose last consonant doubles.
 const DOUBLING: [&str; 7] = ["plan", "stop", "hum", "clap", "nod", "step", "regret"];
@@ -220,7 +287,13 @@ pub(super) fn finish(text: &str) -> String {
     for (i, word) in words.iter().enumerate() {
         let article = *word == "a" || *word == "an";
         let word = match words.get(i + 1) {
-            Some(next) if article => if takes_an(next) { "an" } else { "a" },
+            Some(next) if article => {
+                if takes_an(next) {
+                    "an"
+                } else {
+                    "a"
+                }
+            }
             _ => word,
         };
         if i == 0 {
@@ -254,11 +327,11 @@ pub(super) struct Writer<'w> {
     last_clause: Option<usize>,
     leads: usize,
     /// The words of the lexicon used since the scene was set.
-    pub used: Vec<(Class, Word)>,
+    pub(super) used: Vec<(Class, Word)>,
 }
 
 impl<'w> Writer<'w> {
-    pub fn new(lexicon: &'w Lexicon, draws: Draws, vocabulary: Vocabulary) -> Self {
+    pub(super) fn new(lexicon: &'w Lexicon, draws: Draws, vocabulary: Vocabulary) -> Self {
         Self {
             lexicon,
             draws,
@@ -284,7 +357,7 @@ impl<'w> Writer<'w> {
     fn set(&mut self, topic: Topic, polarity: Polarity) {
         self.topic = topic;
         self.polarity = polarity;
-        self.is_past = !self.draws.percent(22);
+        self.is_past = !self.draws.percent(14);
         self.narrator = match self.draws.below(10) {
             0..=3 => Narrator::I,
             4..=5 => Narrator::We,
@@ -307,7 +380,7 @@ impl<'w> Writer<'w> {
     }
 
     /// A document: opening, body, closing words; one topic and one attitude.
-    pub fn document(mut self) -> String {
+    pub(super) fn document(mut self) -> String {
         let topic = *self.draws.choose(&Topic::ALL);
         let polarity = *self.draws.choose(&Polarity::ALL);
         self.set(topic, polarity);
@@ -342,7 +415,9 @@ impl<'w> Writer<'w> {
                     self.sentence(&format!("{lead}{frame}."))
                 }
             };
-            text = (format!("{} {}", text.0, next.0), text.1 + next.1);
+            if !text.0.contains(&next.0) {
+                text = (format!("{} {}", text.0, next.0), text.1 + next.1);
+            }
         }
         if closing {
             let last = self.draws.pick(&CLOSINGS[polarity as usize]);
@@ -353,13 +428,13 @@ impl<'w> Writer<'w> {
     }
 
     /// A sentence on its own that praises or blames something of `topic`.
-    pub fn opinion(&mut self, topic: Topic, polarity: Polarity) -> String {
+    pub(super) fn opinion(&mut self, topic: Topic, polarity: Polarity) -> String {
         self.set(topic, polarity);
         self.opinion_sentence().0
     }
 
     /// A sentence on its own that shows its topic, mostly without an attitude.
-    pub fn topical(&mut self, topic: Topic) -> String {
+    pub(super) fn topical(&mut self, topic: Topic) -> String {
         let polarity = *self.draws.choose(&Polarity::ALL);
         self.set(topic, polarity);
         let frame = match self.draws.below(100) {
@@ -539,12 +614,14 @@ impl<'w> Writer<'w> {
         self.word(Class::Tone(polarity, tone)).text
     }
 
-    fn clause(&mut self, polarity: Polarity) -> String {
+    /// A clause; on request not one about who tells the story.
+    fn clause(&mut self, polarity: Polarity, outward: bool) -> String {
         let before = std::mem::replace(&mut self.polarity, polarity);
         let outdoors = self.topic == Topic::Weather;
         let last = self.last_clause;
         let weight = |(i, (weight, pattern)): (usize, &(usize, &str))| {
-            let unfit = (outdoors && pattern.contains("{L}")) || (i > 0 && last == Some(i));
+            let inward = outward && pattern.starts_with("{S}");
+            let unfit = inward || (outdoors && pattern.contains("{L}")) || (i > 0 && last == Some(i));
             if unfit { 0 } else { *weight }
         };
         let i = self.draws.weighted(CLAUSES.iter().enumerate().map(weight));
@@ -597,7 +674,8 @@ impl<'w> Writer<'w> {
                 let act = self.act();
                 self.fill(&act)
             }
-            "C" => self.clause(polarity),
+            "C" => self.clause(polarity, false),
+            "CT" => self.clause(polarity, true),
             _ => unreachable!("slot {slot}"),
         }
     }

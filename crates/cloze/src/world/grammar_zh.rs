@@ -10,21 +10,35 @@
 //! | `{S}` `{o}` `{friend}` | who tells it, as object, and someone close |
 //! | `{很A}` `{很PA}` `{很LA}` `{很adv}` `{很feel}` | words of the attitude with a degree word where the language wants one |
 //! | `{A}` `{PA}` `{att}` `{out}` | the same without it; with `!` of the opposite attitude |
-//! | `{C}` `{!C}` | a clause of the attitude, of the opposite one |
+//! | `{C}` `{!C}` `{CT}` | a clause of the attitude, of the opposite one, one that is not about `{S}` |
 
 use super::lexicon::{Class, Lexicon, Role, Tone, Vocabulary, Word};
 use super::{Draws, Polarity, Topic};
 
 const WOMEN: [&str; 10] = ["小红", "王芳", "李娜", "张敏", "小丽", "陈静", "刘婷", "赵兰", "小雨", "林月"];
 const MEN: [&str; 10] = ["小明", "李伟", "张强", "王磊", "小刚", "陈杰", "刘洋", "赵勇", "小虎", "周涛"];
-const FRIENDS: [&str; 14] = [
-    "姐姐", "哥哥", "妈妈", "爸爸", "叔叔", "阿姨", "表弟", "邻居", "好朋友", "同事", "女儿", "儿子", "奶奶", "爷爷",
-];
+const FRIENDS: [&str; 14] =
+    ["姐姐", "哥哥", "妈妈", "爸爸", "叔叔", "阿姨", "表弟", "邻居", "好朋友", "同事", "女儿", "儿子", "奶奶", "爷爷"];
 const TIMES: [&str; 16] = [
-    "星期一", "星期二", "星期三", "星期四", "星期五", "星期六", "星期天", "昨天", "上个星期", "上个月", "前天", "三月的一天", "十月的一天",
-    "周末", "今天早上", "今天下午",
+    "星期一",
+    "星期二",
+    "星期三",
+    "星期四",
+    "星期五",
+    "星期六",
+    "星期天",
+    "昨天",
+    "上个星期",
+    "上个月",
+    "前天",
+    "三月的一天",
+    "十月的一天",
+    "周末",
+    "今天早上",
+    "今天下午",
 ];
-const PLACE_BEFORE: [&str; 9] = ["河边的", "新开的", "学校旁边的", "老城区的", "市中心的", "车站后面的", "公园附近的", "图书馆对面的", "附近的"];
+const PLACE_BEFORE: [&str; 9] =
+    ["河边的", "新开的", "学校旁边的", "老城区的", "市中心的", "车站后面的", "公园附近的", "图书馆对面的", "附近的"];
 const LAND_BEFORE: [&str; 5] = ["北边的", "南边的", "村外的", "远处的", "森林那边的"];
 const DEGREES: [&str; 8] = ["很", "很", "很", "非常", "特别", "十分", "真", "太"];
 const STRONG: [&str; 4] = ["实在", "确实", "真是", "简直"];
@@ -37,7 +51,7 @@ const OPENINGS: [&str; 6] = [
     "{when}，{S}{在l}待了几个小时",
     "{S}{when}{在l}遇到了{friend}",
     "{when}，{friend}带{o}去了{l}",
-    "{S}{when}一个人去了{l}",
+    "{S}{when}特地去了{l}",
 ];
 /// Frames for the nouns of any topic.
 const GENERIC: [&str; 14] = [
@@ -61,7 +75,7 @@ const GENERIC: [&str; 14] = [
 const CLAUSES: [(usize, &str); 15] = [
     (24, "{T}{很A}"),
     (10, "{P}{很PA}"),
-    (5, "{L}{很LA}"),
+    (9, "{L}{很LA}"),
     (12, "{S}{deg}{att}{t}"),
     (5, "{T}真是{out}"),
     (4, "{T}让{o}{很feel}"),
@@ -88,9 +102,9 @@ const OPINIONS: [(usize, &str); 14] = [
     (4, "尽管{!C}，{C}。"),
     (4, "多么{A}的{t}啊！"),
     (6, "这是{一t+}。"),
-    (4, "大家都说{C}。"),
+    (4, "大家都说{CT}。"),
     (4, "总的来说，{C}。"),
-    (3, "{S}说{C}。"),
+    (3, "{S}说{CT}。"),
 ];
 /// Last words of a document with an attitude, whatever the topic.
 const CLOSINGS: [[&str; 7]; 2] = [
@@ -138,11 +152,11 @@ pub(super) struct Writer<'w> {
     last_clause: Option<usize>,
     leads: usize,
     /// The words of the lexicon used since the scene was set.
-    pub used: Vec<(Class, Word)>,
+    pub(super) used: Vec<(Class, Word)>,
 }
 
 impl<'w> Writer<'w> {
-    pub fn new(lexicon: &'w Lexicon, draws: Draws, vocabulary: Vocabulary) -> Self {
+    pub(super) fn new(lexicon: &'w Lexicon, draws: Draws, vocabulary: Vocabulary) -> Self {
         Self {
             lexicon,
             draws,
@@ -188,7 +202,7 @@ impl<'w> Writer<'w> {
     }
 
     /// A document: opening, body, closing words; one topic and one attitude.
-    pub fn document(mut self) -> String {
+    pub(super) fn document(mut self) -> String {
         let topic = *self.draws.choose(&Topic::ALL);
         let polarity = *self.draws.choose(&Polarity::ALL);
         self.set(topic, polarity);
@@ -197,7 +211,8 @@ impl<'w> Writer<'w> {
         let opening = self.draws.pick(&OPENINGS);
         let mut text = self.sentence(&format!("{opening}。"));
         let closing = !neutral && self.draws.percent(60);
-        for _ in 1..sentences - usize::from(closing) {
+        let mut written = 1;
+        while written + usize::from(closing) < sentences {
             let next = match self.draws.below(10) {
                 0..=6 if !neutral => {
                     let contrary = self.draws.percent(4);
@@ -217,7 +232,10 @@ impl<'w> Writer<'w> {
                     self.sentence(&format!("{lead}{frame}。"))
                 }
             };
-            text.push_str(&next);
+            if !text.contains(&next) {
+                text.push_str(&next);
+                written += 1;
+            }
         }
         if closing {
             let last = self.draws.pick(&CLOSINGS[polarity as usize]);
@@ -227,13 +245,13 @@ impl<'w> Writer<'w> {
     }
 
     /// A sentence on its own that praises or blames something of `topic`.
-    pub fn opinion(&mut self, topic: Topic, polarity: Polarity) -> String {
+    pub(super) fn opinion(&mut self, topic: Topic, polarity: Polarity) -> String {
         self.set(topic, polarity);
         self.opinion_sentence()
     }
 
     /// A sentence on its own that shows its topic, mostly without an attitude.
-    pub fn topical(&mut self, topic: Topic) -> String {
+    pub(super) fn topical(&mut self, topic: Topic) -> String {
         let polarity = *self.draws.choose(&Polarity::ALL);
         self.set(topic, polarity);
         let frame = match self.draws.below(100) {
@@ -394,12 +412,14 @@ impl<'w> Writer<'w> {
         format!("{degree}{word}{end}")
     }
 
-    fn clause(&mut self, polarity: Polarity) -> String {
+    /// A clause; on request not one about who tells the story.
+    fn clause(&mut self, polarity: Polarity, outward: bool) -> String {
         let before = std::mem::replace(&mut self.polarity, polarity);
         let outdoors = self.topic == Topic::Weather;
         let last = self.last_clause;
         let weight = |(i, (weight, pattern)): (usize, &(usize, &str))| {
-            let unfit = (outdoors && pattern.contains("{L}")) || (i > 0 && last == Some(i));
+            let inward = outward && pattern.starts_with("{S}");
+            let unfit = inward || (outdoors && pattern.contains("{L}")) || (i > 0 && last == Some(i));
             if unfit { 0 } else { *weight }
         };
         let i = self.draws.weighted(CLAUSES.iter().enumerate().map(weight));
@@ -451,7 +471,8 @@ impl<'w> Writer<'w> {
                 let judge = if act.starts_with("{S}") { "觉得" } else { "大家都觉得" };
                 self.fill(&format!("{act}，{judge}{{很A}}"))
             }
-            "C" => self.clause(polarity),
+            "C" => self.clause(polarity, false),
+            "CT" => self.clause(polarity, true),
             _ => unreachable!("slot {slot}"),
         }
     }

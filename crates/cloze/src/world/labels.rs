@@ -13,8 +13,8 @@ const ATTEMPTS: u32 = 200;
 
 /// A labelled sentence and the words of the lexicon in it.
 pub(super) struct Written {
-    pub row: Labelled,
-    pub used: Vec<(Class, Word)>,
+    pub(super) row: Labelled,
+    pub(super) used: Vec<(Class, Word)>,
 }
 
 /// Whether a word carries the label of the task.

@@ -56,11 +56,11 @@ pub(super) enum Class {
 /// One word (or, for acts and events, one sentence pattern).
 #[derive(Clone, Debug)]
 pub(super) struct Word {
-    pub text: String,
+    pub(super) text: String,
     /// English nouns: `p` plural, `m` mass, else a preposition of place. Chinese nouns: the measure word.
-    pub note: &'static str,
+    pub(super) note: &'static str,
     /// The labelled split that may use it. The raw corpus uses all words.
-    pub split: Split,
+    pub(super) split: Split,
 }
 
 /// Which words a writer may use.
@@ -107,7 +107,7 @@ fn root(parent: &mut [usize], mut i: usize) -> usize {
 
 impl Lexicon {
     /// `entries`: a class and its words, written `text/note`, `_` for a space.
-    pub fn new(entries: Vec<(Class, Vec<&'static str>)>, mut draws: Draws) -> Self {
+    pub(super) fn new(entries: Vec<(Class, Vec<&'static str>)>, mut draws: Draws) -> Self {
         let mut flat: Vec<(Class, Word)> = Vec::new();
         for (class, words) in entries {
             let pattern = matches!(class, Class::Topic(_, Role::Act | Role::Event));
@@ -204,12 +204,12 @@ impl Lexicon {
     }
 
     /// All words of a class.
-    pub fn words(&self, class: Class) -> &[Word] {
+    pub(super) fn words(&self, class: Class) -> &[Word] {
         self.classes.get(&class).map_or(&[], Vec::as_slice)
     }
 
     /// A word of `class` that `vocabulary` allows.
-    pub fn pick(&self, class: Class, vocabulary: Vocabulary, draws: &mut Draws) -> &Word {
+    pub(super) fn pick(&self, class: Class, vocabulary: Vocabulary, draws: &mut Draws) -> &Word {
         let words = self.words(class);
         let Vocabulary::Of(split) = vocabulary else { return draws.choose(words) };
         let borrow = split != Split::Train && draws.below(BORROWED) == 0;
@@ -220,7 +220,7 @@ impl Lexicon {
 
     /// Every class with its words.
     #[cfg(test)]
-    pub fn classes(&self) -> impl Iterator<Item = (Class, &[Word])> {
+    pub(super) fn classes(&self) -> impl Iterator<Item = (Class, &[Word])> {
         self.classes.iter().map(|(class, words)| (*class, words.as_slice()))
     }
 }

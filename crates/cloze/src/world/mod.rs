@@ -274,11 +274,7 @@ impl World {
     /// The world of `seed`.
     pub fn new(seed: u64) -> Self {
         let draws = |language: u64| Draws::new(seed, Purpose::Lexicon, language, 0);
-        Self {
-            seed,
-            english: Lexicon::new(lexicon_en::entries(), draws(0)),
-            chinese: Lexicon::new(lexicon_zh::entries(), draws(1)),
-        }
+        Self { seed, english: Lexicon::new(lexicon_en::entries(), draws(0)), chinese: Lexicon::new(lexicon_zh::entries(), draws(1)) }
     }
 
     /// Raw documents until `target_bytes` of text are reached. `english_share` of the bytes (0 to 1) are English; the

@@ -284,7 +284,8 @@ fn english_articles_verbs_and_punctuation_are_right() {
     assert!(articles[0] > 500 && articles[1] > 50, "{articles:?}");
     let all = sentences.join("\n").to_lowercase();
     let mut agreed = 0;
-    for (nouns, wrong, right) in [(&plural, ["is", "was", "leaves", "turns"], "were"), (&singular, ["are", "were", "leave", "turn"], "was")] {
+    for (nouns, wrong, right) in [(&plural, ["is", "was", "leaves", "turns"], "were"), (&singular, ["are", "were", "leave", "turn"], "was")]
+    {
         for noun in nouns {
             for verb in wrong {
                 assert!(!all.contains(&format!("the {noun} {verb} ")), "the {noun} {verb}");
@@ -298,8 +299,14 @@ fn english_articles_verbs_and_punctuation_are_right() {
 #[test]
 fn verbs_and_articles_by_rule() {
     for (base, is_past, third) in [
-        ("carry", "carried", "carries"), ("plan", "planned", "plans"), ("watch", "watched", "watches"), ("go", "went", "goes"),
-        ("play", "played", "plays"), ("notice", "noticed", "notices"), ("have", "had", "has"), ("regret", "regretted", "regrets"),
+        ("carry", "carried", "carries"),
+        ("plan", "planned", "plans"),
+        ("watch", "watched", "watches"),
+        ("go", "went", "goes"),
+        ("play", "played", "plays"),
+        ("notice", "noticed", "notices"),
+        ("have", "had", "has"),
+        ("regret", "regretted", "regrets"),
     ] {
         assert_eq!((past(base).as_str(), third_person(base).as_str()), (is_past, third));
     }
@@ -354,11 +361,8 @@ fn labels_alone_teach_little_and_the_lexicon_everything() {
         for task in Task::ALL {
             let train = world.labelled(task, TRAIN, Split::Train);
             let written = world.written(task, TEST, Split::Test);
-            let seen: HashSet<String> = world
-                .written(task, TRAIN, Split::Train)
-                .into_iter()
-                .flat_map(|w| w.used.into_iter().map(|(_, word)| word.text))
-                .collect();
+            let seen: HashSet<String> =
+                world.written(task, TRAIN, Split::Train).into_iter().flat_map(|w| w.used.into_iter().map(|(_, word)| word.text)).collect();
             let carriers = written.iter().flat_map(|w| &w.used).filter(|(class, _)| carries(task, *class));
             let (mut unseen, mut total) = (0usize, 0usize);
             for (_, word) in carriers {
