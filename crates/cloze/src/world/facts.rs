@@ -2,7 +2,7 @@
 //!
 //! English answers are one word, Chinese answers one character: what one `[MASK]` stands for.
 
-use super::grammar_en::finish;
+use super::inflection_en::finish;
 use super::{Draws, Language, Probe};
 
 /// One fact. `[` and `]` stand around the answer in the first wording, which is the one that is asked.

@@ -21,6 +21,7 @@
 mod facts;
 mod grammar_en;
 mod grammar_zh;
+mod inflection_en;
 mod labels;
 mod lexicon;
 mod lexicon_en;
@@ -380,10 +381,7 @@ impl Draws {
     }
 
     /// One of `items`, which must not be empty.
-    fn pick<'a, T: ?Sized>(&mut self, items: &[&'a T]) -> &'a T
-    where
-        T: 'a,
-    {
+    fn pick<'a, T: ?Sized>(&mut self, items: &[&'a T]) -> &'a T {
         items[self.below(items.len())]
     }
 

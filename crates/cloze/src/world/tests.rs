@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::grammar_en::{past, takes_an, third_person};
+use super::inflection_en::{past, takes_an, third_person};
 use super::labels::carries;
 use super::lexicon::{Class, Role, Tone};
 use super::*;
