@@ -35,7 +35,8 @@ const SERIAL: usize = 1 << 19;
 /// Choose the element of the products by level and storage.
 macro_rules! with_element {
     ($simd:ty, $storage:ty, $element:ident => $body:expr) => {
-        if <$simd as Simd>::LEVEL as u8 == $crate::Level::Avx512Bf16 as u8 && !<$storage as Lane>::IS_F32 {
+        // In a constant, so that the other branch is not even compiled.
+        if const { matches!(<$simd as Simd>::LEVEL, $crate::Level::Avx512Bf16) && !<$storage as Lane>::IS_F32 } {
             type $element = super::tiles::Bf16;
             $body
         } else {

@@ -131,7 +131,7 @@ pub(super) unsafe fn product<S: Simd, E: Element>(s: S, rows: usize, vectors: us
     macro_rules! shapes {
         ($m:expr, $left:expr, $out:expr, $(($rows:literal, $vectors:literal))+) => {
             match ($m, vectors) {
-                $(($rows, $vectors) if $vectors <= panel_vectors::<S>() && $rows <= tile_rows::<S>($vectors) => {
+                $(($rows, $vectors) if const { $vectors <= panel_vectors::<S>() && $rows <= tile_rows::<S>($vectors) } => {
                     s.call(Tile::<E, $rows, $vectors> { depth, left: $left, right, out: $out, element: PhantomData })
                 })+
                 (m, v) => unreachable!("no tile of {m} rows and {v} vectors"),
