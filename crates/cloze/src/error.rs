@@ -24,6 +24,9 @@ pub enum Error {
         /// What was asked for.
         found: String,
     },
+    /// The generated world.
+    #[error(transparent)]
+    World(#[from] crate::world::WorldError),
     /// A file of the program's own could not be written.
     #[error(transparent)]
     File(#[from] cloze_train::files::FileError),

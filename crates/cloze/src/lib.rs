@@ -6,9 +6,11 @@
 //!
 //! The crates underneath are re-exported: [`text`], [`model`], [`task`], [`train`], [`tensor`].
 
+pub mod bench;
 mod device;
 mod error;
 mod pipeline;
+pub mod quickstart;
 pub mod world;
 
 pub use cloze_model as model;

@@ -32,6 +32,11 @@ pub fn read<T: DeserializeOwned>(path: &Path, changes: &[String]) -> Result<T, T
     changed(table, changes)
 }
 
+/// A recipe from its text.
+pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, TrainError> {
+    toml::from_str(text).map_err(|e| TrainError::Recipe { path: "recipe".into(), problem: e.to_string() })
+}
+
 /// A run from defaults and `--set` changes alone.
 pub fn from_defaults<T: DeserializeOwned + Serialize>(defaults: &T, changes: &[String]) -> Result<T, TrainError> {
     let table = toml::Table::try_from(defaults).map_err(|e| set_error("", e.to_string()))?;
