@@ -7,7 +7,7 @@ use super::forward::inside;
 use super::pack::{Forms, Sizes, Source, pack, prefetch};
 use super::scratch::Scratch;
 use super::tiles::{Element, Left, Out, Right, panel_product, wide_product};
-use super::{Call, Drop, Span};
+use super::{Call, DropRule, Span};
 use crate::simd::{Kernel, Lane, Simd, math};
 use crate::threads::SharedMut;
 use half::bf16;
@@ -161,7 +161,7 @@ struct Row<'a> {
     seen: Range<usize>,
     lse: f32,
     delta: f32,
-    drop: Option<(&'a Drop, *const bf16)>,
+    drop: Option<(&'a DropRule, *const bf16)>,
 }
 
 /// dropout(p) and ds = p (dropout(dp) − delta) of vector `v`.

@@ -4,7 +4,7 @@ use super::draws;
 use super::pack::{Forms, Sizes, pack, prefetch};
 use super::scratch::Scratch;
 use super::tiles::{Element, F32, Left, Out, Right, panel_product, wide_product};
-use super::{Call, Drop, Span};
+use super::{Call, DropRule, Span};
 use crate::simd::{Kernel, Lane, Simd, math};
 use crate::threads::SharedMut;
 use half::bf16;
@@ -145,7 +145,7 @@ unsafe fn softmax<S: Simd, E: Element>(
     scale: f32,
     max: &mut f32,
     sum: &mut f32,
-    drop: Option<(&Drop, *const bf16)>,
+    drop: Option<(&DropRule, *const bf16)>,
 ) {
     let lanes = S::LANES;
     // Vectors with a visible key.
@@ -193,7 +193,7 @@ unsafe fn softmax<S: Simd, E: Element>(
 
 /// exp(score − m) of vector `v`, added to `total`, then zero where dropped.
 #[inline(always)]
-unsafe fn weight<S: Simd>(s: S, row: *mut f32, v: usize, m: S::F, total: &mut S::F, drop: Option<(&Drop, *const bf16)>) -> S::F {
+unsafe fn weight<S: Simd>(s: S, row: *mut f32, v: usize, m: S::F, total: &mut S::F, drop: Option<(&DropRule, *const bf16)>) -> S::F {
     // SAFETY: the vector lies in the row, and its draws exist.
     unsafe {
         let e = math::exp(s, s.sub(s.load_ptr(row.add(v * S::LANES)), m));

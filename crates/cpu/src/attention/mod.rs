@@ -53,7 +53,7 @@ struct Call<'a, T> {
     qkv: &'a [T],
     hidden: usize,
     head_dim: usize,
-    drop: Option<Drop>,
+    drop: Option<DropRule>,
     turns: Option<Arc<Turns>>,
 }
 
@@ -63,7 +63,7 @@ impl<'a, T: Lane> Call<'a, T> {
         assert!(op.heads > 0 && hidden.is_multiple_of(op.heads), "attention: {hidden} columns are not {} heads", op.heads);
         let head_dim = hidden / op.heads;
         let turns = op.rotary.map(|theta| Turns::of(theta, head_dim, sequences.longest()));
-        Self { op, qkv, hidden, head_dim, drop: op.dropout.as_ref().map(Drop::new), turns }
+        Self { op, qkv, hidden, head_dim, drop: op.dropout.as_ref().map(DropRule::new), turns }
     }
 
     /// q, k or v (`which` 0, 1, 2) of one head of a sequence.
@@ -79,14 +79,14 @@ impl<'a, T: Lane> Call<'a, T> {
 }
 
 /// Dropout of probabilities.
-struct Drop {
+struct DropRule {
     key: Key,
     /// Draws below this are dropped; both in the upper half of a word.
     threshold: u32,
     scale: f32,
 }
 
-impl Drop {
+impl DropRule {
     fn new(dropout: &Dropout) -> Self {
         let threshold = u64::from(dropout.threshold()) << 16;
         Self { key: dropout.key, threshold: u32::try_from(threshold).unwrap_or(u32::MAX), scale: dropout.scale() }
