@@ -8,6 +8,7 @@ use cloze_tensor::ops::embedding::{Embedding, EmbeddingOp};
 use cloze_tensor::{Packed, Param, Sequences, View, ViewMut, Weights};
 
 use crate::backend::{Cpu, TASK, by_dtype, elements, elements_mut, weights_of};
+use crate::lanes::{for_lanes, put, take};
 use crate::memory::Buffer;
 use crate::simd::{Kernel, Lane, Simd, dispatch};
 use crate::threads::SharedMut;
@@ -159,9 +160,9 @@ impl<T: Lane> Kernel for AddRows<'_, T> {
     fn run<S: Simd>(self, s: S) {
         for &t in self.tokens {
             let dy = &self.dy[t as usize * self.cols + self.column..][..self.to.len()];
-            for c in (0..dy.len()).step_by(S::LANES) {
-                s.store_at(self.to, c, s.add(s.load_at(self.to, c), s.load_at(dy, c)));
-            }
+            for_lanes!(S, dy.len(), |c, n| {
+                put(s, self.to, c, n, s.add(take(s, self.to, c, n), take(s, dy, c, n)));
+            });
         }
     }
 }
@@ -186,38 +187,31 @@ impl<T: Lane> Kernel for Forward<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let cols = self.cols;
-        let row = |table: &'_ [f32], r: usize| -> Range<usize> {
+        let row = |table: &[f32], r: usize| -> Range<usize> {
             assert!((r + 1) * cols <= table.len(), "embedding: row {r} of a table of {} rows", table.len() / cols);
             r * cols..(r + 1) * cols
         };
         let starts = self.sequences.starts();
         let mut sequence = starts.partition_point(|&start| start as usize <= self.first);
-        let sum = &mut vec![0.0; cols][..];
         for (i, y) in self.y.chunks_exact_mut(cols).enumerate() {
             let t = self.first + i;
             while starts[sequence] as usize <= t {
                 sequence += 1; // its end is here: the next one, past empty ones
             }
             let word = &self.word[row(self.word, self.ids[t] as usize)];
-            for c in (0..cols).step_by(S::LANES) {
-                s.store_at(sum, c, s.load_at(word, c));
-            }
-            if let Some(table) = self.position {
-                let place = t - starts[sequence - 1] as usize;
-                let position = &table[row(table, place + self.offset)];
-                for c in (0..cols).step_by(S::LANES) {
-                    s.store_at(sum, c, s.add(s.load_at(sum, c), s.load_at(position, c)));
+            let place = t - starts[sequence - 1] as usize;
+            let position = self.position.map(|table| &table[row(table, place + self.offset)]);
+            let segment = self.segment.zip(self.segments).map(|(table, segments)| &table[row(table, segments[t] as usize)]);
+            for_lanes!(S, cols, |c, n| {
+                let mut sum = take(s, word, c, n);
+                if let Some(position) = position {
+                    sum = s.add(sum, take(s, position, c, n));
                 }
-            }
-            if let (Some(table), Some(segments)) = (self.segment, self.segments) {
-                let segment = &table[row(table, segments[t] as usize)];
-                for c in (0..cols).step_by(S::LANES) {
-                    s.store_at(sum, c, s.add(s.load_at(sum, c), s.load_at(segment, c)));
+                if let Some(segment) = segment {
+                    sum = s.add(sum, take(s, segment, c, n));
                 }
-            }
-            for c in (0..cols).step_by(S::LANES) {
-                s.store_at(y, c, s.load_at(sum, c));
-            }
+                put(s, y, c, n, sum);
+            });
         }
     }
 }

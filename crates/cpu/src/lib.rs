@@ -17,6 +17,7 @@ mod elementwise;
 mod embedding;
 mod gated;
 pub mod gemm;
+mod lanes;
 mod level;
 mod linear;
 mod memory;

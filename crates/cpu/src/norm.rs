@@ -4,9 +4,10 @@
 //! sums are added in order, so the result does not depend on the threads.
 
 use cloze_tensor::ops::norm::{Norm, NormKind, NormOp};
-use cloze_tensor::{Dropout, Dtype, Storage, Target, View, ViewMut, Weights, Write};
+use cloze_tensor::{Dtype, Storage, Target, View, ViewMut, Weights, Write};
 
-use crate::backend::{Cpu, TASK, by_dtype, elements, elements_mut, gradients_of, produce, weights_of};
+use crate::backend::{Cpu, TASK, by_dtype, elements, elements_mut, gradients_of, weights_of};
+use crate::lanes::{for_lanes, put, take};
 use crate::memory::Buffer;
 use crate::philox;
 use crate::simd::{Kernel, Lane, Simd, dispatch};
@@ -141,9 +142,9 @@ impl Kernel for AddPartials<'_> {
         let sums = &mut vec![0.0; self.to.len()][..];
         for row in self.partials.chunks_exact(self.width) {
             let row = &row[self.from..self.from + sums.len()];
-            for c in (0..sums.len()).step_by(S::LANES) {
-                s.store_at(sums, c, s.add(s.load_at(sums, c), s.load_at(row, c)));
-            }
+            for_lanes!(S, sums.len(), |c, n| {
+                put(s, sums, c, n, s.add(take(s, sums, c, n), take(s, row, c, n)));
+            });
         }
         for c in (0..sums.len()).step_by(S::LANES) {
             s.store_at(self.to, c, s.add(s.load_at(self.to, c), s.load_at(sums, c)));
@@ -164,78 +165,16 @@ struct Forward<'a, T> {
     stats: Option<&'a mut [f32]>,
 }
 
-/// s = residual + dropout(x) of one row, to `to`.
-#[inline(always)]
-fn sum_row<S: Simd, T: Lane>(
-    s: S,
-    dropout: Option<&Dropout>,
-    first: u64,
-    x: &[T],
-    residual: Option<&[T]>,
-    factors: &mut [f32],
-    to: &mut [f32],
-) {
-    if let Some(op) = dropout {
-        philox::factors(s, op, first, factors);
-    }
-    match (residual, dropout) {
-        (Some(r), Some(_)) => {
-            for c in (0..to.len()).step_by(S::LANES) {
-                s.store_at(to, c, s.mul_add(s.load_at(x, c), s.load_at(factors, c), s.load_at(r, c)));
-            }
-        }
-        (Some(r), None) => {
-            for c in (0..to.len()).step_by(S::LANES) {
-                s.store_at(to, c, s.add(s.load_at(x, c), s.load_at(r, c)));
-            }
-        }
-        (None, Some(_)) => {
-            for c in (0..to.len()).step_by(S::LANES) {
-                s.store_at(to, c, s.mul(s.load_at(x, c), s.load_at(factors, c)));
-            }
-        }
-        (None, None) => {
-            for c in (0..to.len()).step_by(S::LANES) {
-                s.store_at(to, c, s.load_at(x, c));
-            }
-        }
-    }
-}
-
-/// The mean of a row.
-#[inline(always)]
-fn mean<S: Simd>(s: S, row: &[f32]) -> f32 {
-    let mut sums = [s.zero(); 2];
-    let mut c = 0;
-    while c + 2 * S::LANES <= row.len() {
-        sums[0] = s.add(sums[0], s.load(&row[c..]));
-        sums[1] = s.add(sums[1], s.load(&row[c + S::LANES..]));
-        c += 2 * S::LANES;
-    }
-    while c < row.len() {
-        sums[0] = s.add(sums[0], s.load_at(row, c));
-        c += S::LANES;
-    }
-    s.reduce_add(s.add(sums[0], sums[1])) / row.len() as f32
-}
-
 /// The mean of (x − centre)² over a row.
 #[inline(always)]
 fn variance<S: Simd>(s: S, row: &[f32], centre: f32) -> f32 {
     let centre = s.splat(centre);
-    let mut sums = [s.zero(); 2];
-    let mut c = 0;
-    while c + 2 * S::LANES <= row.len() {
-        let (a, b) = (s.sub(s.load(&row[c..]), centre), s.sub(s.load(&row[c + S::LANES..]), centre));
-        sums = [s.mul_add(a, a, sums[0]), s.mul_add(b, b, sums[1])];
-        c += 2 * S::LANES;
-    }
-    while c < row.len() {
-        let a = s.keep_first(s.sub(s.load_at(row, c), centre), row.len() - c, 0.0);
-        sums[0] = s.mul_add(a, a, sums[0]);
-        c += S::LANES;
-    }
-    s.reduce_add(s.add(sums[0], sums[1])) / row.len() as f32
+    let mut sum = s.zero();
+    for_lanes!(S, row.len(), |c, n| {
+        let v = s.keep_first(s.sub(take(s, row, c, n), centre), n, 0.0);
+        sum = s.mul_add(v, v, sum);
+    });
+    s.reduce_add(sum) / row.len() as f32
 }
 
 impl<T: Lane> Kernel for Forward<'_, T> {
@@ -244,30 +183,45 @@ impl<T: Lane> Kernel for Forward<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let cols = self.gain.len();
+        let (gain, bias) = (self.gain, &self.bias[..cols]);
         let mut scratch = vec![0.0; 2 * cols];
         let (row, factors) = scratch.split_at_mut(cols);
         for t in 0..self.x.len() / cols {
-            let of = t * cols..(t + 1) * cols;
+            let of = t * cols..t * cols + cols;
+            // s = residual + dropout(x)
+            let x = &self.x[of.clone()];
             let residual = self.residual.map(|r| &r[of.clone()]);
-            sum_row(s, self.op.dropout.as_ref(), self.first + of.start as u64, &self.x[of.clone()], residual, factors, row);
-            let mean = if self.op.kind == NormKind::LayerNorm { mean(s, row) } else { 0.0 };
+            let mut to = self.sum.as_mut().map(|sum| &mut sum[of.clone()]);
+            if let Some(dropout) = &self.op.dropout {
+                philox::factors(s, dropout, self.first + of.start as u64, factors);
+            }
+            let mut sum = s.zero();
+            for_lanes!(S, cols, |c, n| {
+                let mut v = take(s, x, c, n);
+                if self.op.dropout.is_some() {
+                    v = s.mul(v, take(s, factors, c, n));
+                }
+                if let Some(residual) = residual {
+                    v = s.add(v, take(s, residual, c, n));
+                }
+                if let Some(to) = &mut to {
+                    put(s, to, c, n, v);
+                }
+                put(s, row, c, n, v);
+                sum = s.add(sum, v);
+            });
+            let mean = if self.op.kind == NormKind::LayerNorm { s.reduce_add(sum) / cols as f32 } else { 0.0 };
             let r = 1.0 / (variance(s, row, mean) + self.op.eps).sqrt();
             if let Some(stats) = &mut self.stats {
                 stats[2 * t] = mean;
                 stats[2 * t + 1] = r;
             }
-            let y = &mut self.y[of.clone()];
+            let y = &mut self.y[of];
             let (mean, r) = (s.splat(mean), s.splat(r));
-            for c in (0..cols).step_by(S::LANES) {
-                let hat = s.mul(s.sub(s.load_at(row, c), mean), r);
-                s.store_at(y, c, s.mul_add(hat, s.load_at(self.gain, c), s.load_at(self.bias, c)));
-            }
-            if let Some(sum) = &mut self.sum {
-                let sum = &mut sum[of];
-                for c in (0..cols).step_by(S::LANES) {
-                    s.store_at(sum, c, s.load_at(row, c));
-                }
-            }
+            for_lanes!(S, cols, |c, n| {
+                let hat = s.mul(s.sub(take(s, row, c, n), mean), r);
+                put(s, y, c, n, s.mul_add(hat, take(s, gain, c, n), take(s, bias, c, n)));
+            });
         }
     }
 }
@@ -295,13 +249,12 @@ impl<T: Lane> Kernel for Backward<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let cols = self.gain.len();
-        let mut scratch = vec![0.0; 4 * cols];
+        let mut scratch = vec![0.0; 3 * cols];
         let (g, rest) = scratch.split_at_mut(cols); // dy ⊙ gain; stays 0 without dy, as does ŝ
-        let (hat, rest) = rest.split_at_mut(cols);
-        let (ds, factors) = rest.split_at_mut(cols);
+        let (hat, factors) = rest.split_at_mut(cols);
         self.partial.fill(0.0);
         for t in 0..self.sum.len() / cols {
-            let of = t * cols..(t + 1) * cols;
+            let of = t * cols..t * cols + cols;
             let (mean, r) = (self.stats[2 * t], self.stats[2 * t + 1]);
             let (mut g_mean, mut g_hat) = (0.0, 0.0);
             if let Some(dy) = self.dy {
@@ -310,33 +263,29 @@ impl<T: Lane> Kernel for Backward<'_, T> {
                 g_mean = if self.op.kind == NormKind::LayerNorm { sums.0 / cols as f32 } else { 0.0 };
                 g_hat = sums.1 / cols as f32;
             }
-            let (r, g_mean, g_hat) = (s.splat(r), s.splat(g_mean), s.splat(g_hat));
-            for c in (0..cols).step_by(S::LANES) {
-                let inner = s.neg_mul_add(s.load_at(hat, c), g_hat, s.sub(s.load_at(g, c), g_mean));
-                s.store_at(ds, c, s.mul(r, inner));
-            }
-            if let Some(dsum) = self.dsum {
-                let dsum = &dsum[of.clone()];
-                for c in (0..cols).step_by(S::LANES) {
-                    s.store_at(ds, c, s.add(s.load_at(ds, c), s.load_at(dsum, c)));
-                }
-            }
-            if let Some(dresidual) = &mut self.dresidual {
-                let dresidual = &mut dresidual[of.clone()];
-                for c in (0..cols).step_by(S::LANES) {
-                    produce(s, self.dresidual_write, dresidual, c, s.load_at(ds, c));
-                }
-            }
             if let Some(dropout) = &self.op.dropout {
                 philox::factors(s, dropout, self.first + of.start as u64, factors);
-                for c in (0..cols).step_by(S::LANES) {
-                    s.store_at(ds, c, s.mul(s.load_at(ds, c), s.load_at(factors, c)));
-                }
             }
+            let dsum = self.dsum.map(|d| &d[of.clone()]);
+            let mut dresidual = self.dresidual.as_mut().map(|d| &mut d[of.clone()]);
             let dx = &mut self.dx[of];
-            for c in (0..cols).step_by(S::LANES) {
-                produce(s, self.dx_write, dx, c, s.load_at(ds, c));
-            }
+            let (r, g_mean, g_hat) = (s.splat(r), s.splat(g_mean), s.splat(g_hat));
+            for_lanes!(S, cols, |c, n| {
+                let inner = s.neg_mul_add(take(s, hat, c, n), g_hat, s.sub(take(s, g, c, n), g_mean));
+                let mut ds = s.mul(r, inner);
+                if let Some(dsum) = dsum {
+                    ds = s.add(ds, take(s, dsum, c, n));
+                }
+                if let Some(to) = &mut dresidual {
+                    let old = if self.dresidual_write == Write::Add { take(s, to, c, n) } else { s.zero() };
+                    put(s, to, c, n, s.add(old, ds));
+                }
+                if self.op.dropout.is_some() {
+                    ds = s.mul(ds, take(s, factors, c, n));
+                }
+                let old = if self.dx_write == Write::Add { take(s, dx, c, n) } else { s.zero() };
+                put(s, dx, c, n, s.add(old, ds));
+            });
         }
     }
 }
@@ -356,16 +305,16 @@ fn gradient_row<S: Simd, T: Lane>(
 ) -> (f32, f32) {
     let (mean, r) = (s.splat(mean), s.splat(r));
     let (mut g_sum, mut g_hat) = (s.zero(), s.zero());
-    for c in (0..gain.len()).step_by(S::LANES) {
-        let d = s.load_at(dy, c);
-        let h = s.mul(s.sub(s.load_at(sum, c), mean), r);
-        let v = s.mul(d, s.load_at(gain, c)); // 0 past the end, as dy is
-        s.store_at(g, c, v);
-        s.store_at(hat, c, h);
-        s.store_at(dgain, c, s.mul_add(d, h, s.load_at(dgain, c)));
-        s.store_at(dbias, c, s.add(d, s.load_at(dbias, c)));
+    for_lanes!(S, gain.len(), |c, n| {
+        let d = take(s, dy, c, n);
+        let h = s.mul(s.sub(take(s, sum, c, n), mean), r);
+        let v = s.mul(d, take(s, gain, c, n)); // 0 past the end, as dy is
+        put(s, g, c, n, v);
+        put(s, hat, c, n, h);
+        put(s, dgain, c, n, s.mul_add(d, h, take(s, dgain, c, n)));
+        put(s, dbias, c, n, s.add(d, take(s, dbias, c, n)));
         g_sum = s.add(g_sum, v);
         g_hat = s.mul_add(v, h, g_hat);
-    }
+    });
     (s.reduce_add(g_sum), s.reduce_add(g_hat))
 }

@@ -31,7 +31,7 @@ fn ops_agree_with_the_reference_in_bf16() {
 
 #[test]
 fn optimizers_agree_with_the_reference() {
-    check(|cpu| compare_optimizers(cpu));
+    check(compare_optimizers);
 }
 
 #[test]
