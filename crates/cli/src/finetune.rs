@@ -73,7 +73,9 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     }
     let model = settings.out.join("model");
     if options.json {
-        print_json(&serde_json::json!({"model": model, "metrics": done.outcome.metrics, "labels": done.labels, "confusion": done.confusion}))?;
+        print_json(
+            &serde_json::json!({"model": model, "metrics": done.outcome.metrics, "labels": done.labels, "confusion": done.confusion}),
+        )?;
     } else if !options.quiet {
         println!("{}", table(&done.labels, &done.confusion));
     }

@@ -43,7 +43,8 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     if folder.join(MANIFEST).exists() {
         report.insert("corpus".into(), describe_corpus(&folder)?);
     }
-    let tokenizer = [folder.clone(), folder.join("tokenizer")].into_iter().find(|f| f.join("tokenizer.json").exists() || f.join("vocab.txt").exists());
+    let tokenizer =
+        [folder.clone(), folder.join("tokenizer")].into_iter().find(|f| f.join("tokenizer.json").exists() || f.join("vocab.txt").exists());
     if let Some(tokenizer) = tokenizer {
         report.insert("tokenizer".into(), describe_tokenizer(&Tokenizer::load(tokenizer)?));
     }
@@ -98,7 +99,12 @@ fn describe_model(folder: &Path, tensors: bool) -> anyhow::Result<Value> {
 
 fn heads(heads: &model::Heads) -> Vec<&'static str> {
     let mut names = Vec::new();
-    for (there, name) in [(heads.summary, "summary"), (heads.masked_lm, "masked LM"), (heads.next_sentence, "sentence pairs"), (!heads.labels.is_empty(), "classifier")] {
+    for (there, name) in [
+        (heads.summary, "summary"),
+        (heads.masked_lm, "masked LM"),
+        (heads.next_sentence, "sentence pairs"),
+        (!heads.labels.is_empty(), "classifier"),
+    ] {
         if there {
             names.push(name);
         }
@@ -122,7 +128,9 @@ fn describe_corpus(folder: &Path) -> anyhow::Result<Value> {
 
 fn describe_tokenizer(tokenizer: &Tokenizer) -> Value {
     let s = tokenizer.special();
-    let token = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id)).map_or("none".into(), |t| format!("{t} = {}", id.unwrap_or_default()));
+    let token = |id: Option<u32>| {
+        id.and_then(|id| tokenizer.id_to_token(id)).map_or("none".into(), |t| format!("{t} = {}", id.unwrap_or_default()))
+    };
     json!({
         "vocabulary": tokenizer.vocab_size(),
         "kind": if tokenizer.wordpiece().is_some() { "WordPiece" } else { "from tokenizer.json" },
@@ -136,7 +144,10 @@ fn check_vocabulary(report: &mut serde_json::Map<String, Value>) {
     if let (Some(model), Some(tokenizer)) = (of("model"), of("tokenizer"))
         && tokenizer > model
     {
-        report.insert("fault".into(), json!(format!("the tokenizer has {tokenizer} ids, the model {model} rows: they do not belong together")));
+        report.insert(
+            "fault".into(),
+            json!(format!("the tokenizer has {tokenizer} ids, the model {model} rows: they do not belong together")),
+        );
     }
 }
 
@@ -165,7 +176,8 @@ fn dump(folder: &Path, file: &Path, texts: &[String], options: &Options) -> anyh
             all.push((format!("class_logits.{n}"), vec![logits.len()], logits));
         }
     }
-    let tensors: Vec<OutTensor> = all.iter().map(|(name, shape, values)| OutTensor { name: name.clone(), shape: shape.clone(), values }).collect();
+    let tensors: Vec<OutTensor> =
+        all.iter().map(|(name, shape, values)| OutTensor { name: name.clone(), shape: shape.clone(), values }).collect();
     write(file, &tensors, &[]).with_context(|| format!("cannot write {}", file.display()))
 }
 
@@ -182,7 +194,10 @@ fn print_tree(value: &Value, depth: usize) {
                 println!("{indent}{key}");
                 print_tree(value, depth + 1);
             }
-            Value::Array(list) => println!("{indent}{key:<18} {}", list.iter().map(plain).collect::<Vec<_>>().join(if list.len() > 6 { ",\n                       " } else { ", " })),
+            Value::Array(list) => println!(
+                "{indent}{key:<18} {}",
+                list.iter().map(plain).collect::<Vec<_>>().join(if list.len() > 6 { ",\n                       " } else { ", " })
+            ),
             other => println!("{indent}{key:<18} {}", plain(other)),
         }
     }

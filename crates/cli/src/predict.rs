@@ -44,6 +44,9 @@ fn parse_precision(text: &str) -> Result<Precision, String> {
     serde_json::from_value(serde_json::json!(text)).map_err(|_| "auto, f32 or bf16".to_owned())
 }
 
+/// Answers some texts on standard output.
+type Answer<'a> = Box<dyn FnMut(&[TextInput]) -> anyhow::Result<()> + 'a>;
+
 /// Texts answered together.
 const CHUNK: usize = 512;
 
@@ -51,12 +54,18 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     let device = options.open();
     let pipeline = Pipeline::load(&device, &args.model, args.precision, args.max_length)?;
     let served = pipeline.task();
-    let task = args.task.as_deref().or(served).with_context(|| format!("{}: the model has no head that answers; fine-tune it first", args.model.display()))?;
+    let task = args
+        .task
+        .as_deref()
+        .or(served)
+        .with_context(|| format!("{}: the model has no head that answers; fine-tune it first", args.model.display()))?;
     for name in pipeline.newly_initialised() {
         options.say(format!("warning: {name} is in no file and was newly initialised"));
     }
-    let mut answer: Box<dyn FnMut(&[TextInput]) -> anyhow::Result<()> + '_> = match task {
-        "text-classification" if pipeline.model().classifier().is_some() => Box::new(|inputs| classify(&pipeline, inputs, args.top_k, options)),
+    let mut answer: Answer = match task {
+        "text-classification" if pipeline.model().classifier().is_some() => {
+            Box::new(|inputs| classify(&pipeline, inputs, args.top_k, options))
+        }
         "fill-mask" if pipeline.model().masked_lm().is_some() => Box::new(|inputs| fill(&pipeline, inputs, args.top_k, options)),
         "text-classification" => anyhow::bail!("{}: the model has no classifier; make one with `cloze finetune`", args.model.display()),
         "fill-mask" => anyhow::bail!("{}: the model has no masked-LM head; give a pre-trained model", args.model.display()),
@@ -112,7 +121,8 @@ fn classify(pipeline: &Pipeline, inputs: &[TextInput], top_k: usize, options: &O
     let mut out = std::io::stdout().lock();
     for (input, answer) in inputs.iter().zip(answers) {
         if options.json {
-            let scores: Vec<_> = answer.scores.iter().take(top_k).map(|(label, score)| serde_json::json!({"label": label, "score": score})).collect();
+            let scores: Vec<_> =
+                answer.scores.iter().take(top_k).map(|(label, score)| serde_json::json!({"label": label, "score": score})).collect();
             let line = serde_json::json!({"text": input.first, "pair": input.second, "label": answer.label, "score": answer.score, "scores": scores});
             writeln!(out, "{line}")?;
         } else {

@@ -79,7 +79,10 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
 fn next_steps(summary: &Summary, options: &Options) {
     options.say(format!("\nDone in {:.0} s. What to type next:", summary.seconds));
     let classifier = summary.classifiers.first().unwrap_or(&summary.model);
-    options.say(format!("  cargo run --release -- predict --model {} \"The soup was cold, but the waiter was wonderful.\"", classifier.display()));
+    options.say(format!(
+        "  cargo run --release -- predict --model {} \"The soup was cold, but the waiter was wonderful.\"",
+        classifier.display()
+    ));
     options.say(format!("  cargo run --release -- predict --model {} \"The cat sat on the [MASK].\"", summary.model.display()));
     options.say(format!("  cargo run --release -- inspect {}", summary.model.display()));
     options.say("  cargo run --release -- quickstart --corpus YOUR.txt --labels YOUR.tsv --out runs/mine");

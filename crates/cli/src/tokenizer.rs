@@ -80,7 +80,9 @@ fn train(args: &Train, options: &Options) -> anyhow::Result<u8> {
             LearnProgress::Counting { documents, bytes, distinct_words } => {
                 format!("reading: {} documents, {:.1} MB, {} words", grouped(documents), bytes as f64 / 1e6, grouped(distinct_words as u64))
             }
-            LearnProgress::Merging { pieces, vocab_size } => format!("merging: {} of {} pieces", grouped(pieces as u64), grouped(vocab_size as u64)),
+            LearnProgress::Merging { pieces, vocab_size } => {
+                format!("merging: {} of {} pieces", grouped(pieces as u64), grouped(vocab_size as u64))
+            }
         });
         bar.tick();
     })?;

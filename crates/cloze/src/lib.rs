@@ -36,7 +36,13 @@ pub fn pretrain(device: &Device, run: &PretrainRun, resume: bool, observers: &mu
 }
 
 /// Run a fine-tuning on a device.
-pub fn finetune(device: &Device, run: &FinetuneRun, resume: bool, observers: &mut Observers, control: &Control) -> Result<Finetuned, Error> {
+pub fn finetune(
+    device: &Device,
+    run: &FinetuneRun,
+    resume: bool,
+    observers: &mut Observers,
+    control: &Control,
+) -> Result<Finetuned, Error> {
     let Device::Cpu(cpu) = device;
     Ok(cloze_train::finetune::finetune(&**cpu, run, device.for_run(run.precision), resume, observers, control)?)
 }

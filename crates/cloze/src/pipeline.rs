@@ -62,8 +62,7 @@ impl<B: Backend> Engine for Loaded<'_, B> {
         let last = &states[states.len() - 1];
         let logits = model.masked_lm().map(|head| head.logits(&mut tape, last).to_host(self.backend));
         let pooled = model.pooled(&mut tape, last, &input);
-        let class_logits =
-            model.classifier().zip(pooled).map(|(head, pooled)| head.logits(&mut tape, &pooled).to_host(self.backend));
+        let class_logits = model.classifier().zip(pooled).map(|(head, pooled)| head.logits(&mut tape, &pooled).to_host(self.backend));
         States { hidden: states.iter().map(|s| s.to_host(self.backend)).collect(), logits, class_logits }
     }
 }
@@ -102,11 +101,7 @@ impl<'d> Pipeline<'d> {
 
     /// The task that the model's heads serve.
     pub fn task(&self) -> Option<&'static str> {
-        if self.model.classifier().is_some() {
-            Some("text-classification")
-        } else {
-            self.model.masked_lm().map(|_| "fill-mask")
-        }
+        if self.model.classifier().is_some() { Some("text-classification") } else { self.model.masked_lm().map(|_| "fill-mask") }
     }
 
     /// Classify texts or pairs, in their order.

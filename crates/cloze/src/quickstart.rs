@@ -114,12 +114,16 @@ pub fn quickstart(device: &Device, options: &Options, guide: &mut dyn Guide) -> 
         ..PrepareOptions::default()
     };
     let stop = |guide: &dyn Guide| guide.control().stop_requested();
-    let report = prepare(&prepare_options, &tokenizer, &mut |_| if stop(guide) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
+    let report =
+        prepare(&prepare_options, &tokenizer, &mut |_| if stop(guide) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
     let report = match report {
         Err(_) if stop(guide) => return Ok(None),
         other => other?,
     };
-    guide.line(&format!("{} documents, {} sentences, {} tokens; {} documents held out", report.documents, report.sentences, report.tokens, report.heldout_documents));
+    guide.line(&format!(
+        "{} documents, {} sentences, {} tokens; {} documents held out",
+        report.documents, report.sentences, report.tokens, report.heldout_documents
+    ));
 
     guide.stage(4, stages, "Pre-training: find the masked words");
     let run = pretraining(options, &prepared)?;
@@ -178,10 +182,9 @@ fn text(options: &Options, world: &World, data: &Path, guide: &mut dyn Guide) ->
     };
     let tasks = match (&options.labels, generated) {
         (Some(labels), _) => vec![split(labels, data)?],
-        (None, Some(files)) => vec![
-            Labelled { task: "sentiment".into(), files: files.sentiment },
-            Labelled { task: "topic".into(), files: files.topic },
-        ],
+        (None, Some(files)) => {
+            vec![Labelled { task: "sentiment".into(), files: files.sentiment }, Labelled { task: "topic".into(), files: files.topic }]
+        }
         (None, None) => vec![],
     };
     Ok((corpus, tasks))
@@ -285,7 +288,13 @@ fn fresh(out: &Path) -> Result<(), Error> {
 }
 
 /// Fine-tune with and without pre-training, and look at both on rows that neither has seen.
-fn compare(device: &Device, options: &Options, model: &Path, labelled: &Labelled, guide: &mut dyn Guide) -> Result<Option<(Comparison, PathBuf)>, Error> {
+fn compare(
+    device: &Device,
+    options: &Options,
+    model: &Path,
+    labelled: &Labelled,
+    guide: &mut dyn Guide,
+) -> Result<Option<(Comparison, PathBuf)>, Error> {
     let [train, dev, test] = &labelled.files;
     let mut accuracies = Vec::new();
     let mut folder = PathBuf::new();

@@ -128,14 +128,14 @@ impl Cpu {
             dispatch(self.level(), Rows { activation, pre: pre.map(|p| &p[range]), dz, cols, sums: &mut sums });
             sums
         };
-        let sums = self.threads().sum_chunks(rows, BLOCK, block, add);
+        let sums = self.threads().sum_chunks(rows, BLOCK, block, |sum, other| add(sum, &other));
         for (db, sum) in db.iter_mut().zip(sums) {
             *db += sum;
         }
     }
 }
 
-fn add(sum: &mut Vec<f32>, other: Vec<f32>) {
+fn add(sum: &mut [f32], other: &[f32]) {
     for (s, o) in sum.iter_mut().zip(other) {
         *s += o;
     }

@@ -388,7 +388,7 @@ pub fn finetune<B: Backend>(
         title: format!("fine-tuning {} ({})", run.out.display(), run.task),
         kind: "finetune",
         budget: run.budget,
-        schedule: run.schedule.clone(),
+        schedule: run.schedule,
         lr: run.optimizer.lr,
         evaluate: run.evaluate,
         checkpoint: run.evaluate,

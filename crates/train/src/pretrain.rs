@@ -396,7 +396,7 @@ pub fn pretrain<B: Backend>(
         title: format!("pre-training {}", run.out.display()),
         kind: "pretrain",
         budget: run.train.budget,
-        schedule: run.schedule.clone(),
+        schedule: run.schedule,
         lr: run.optimizer.lr,
         evaluate: run.evaluation.every,
         checkpoint: run.checkpoint.every,
