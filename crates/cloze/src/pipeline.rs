@@ -34,7 +34,7 @@ pub struct States {
     pub hidden: Vec<Vec<f32>>,
     /// Logits of the prediction head. // [len, V]
     pub logits: Option<Vec<f32>>,
-    /// Logits of the classifier. // [labels]
+    /// Logits of the classifier. // `[labels]`
     pub class_logits: Option<Vec<f32>>,
 }
 

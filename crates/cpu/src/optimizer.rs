@@ -110,7 +110,7 @@ impl OptimizerOp for Cpu {
                     dispatch(self.level(), Scale { by: (1.0 / norm) as f32, x: u });
                 });
             }
-            let step = self.newton_schulz(update, p.rows, p.cols);
+            let step = self.newton_schulz(update, p.rows, p.cols, crate::linear::precision(op.products));
             let w = shared(weights);
             self.in_pieces(p.len(), |range| {
                 // SAFETY: pieces do not overlap.
@@ -148,7 +148,7 @@ impl Cpu {
     }
 
     /// X ← (a + b·G + c·G²)·X, five times, with G = X·Xᵀ (the smaller of the two Gram matrices): X [rows, cols].
-    fn newton_schulz(&self, mut x: Buffer, rows: usize, cols: usize) -> Buffer {
+    fn newton_schulz(&self, mut x: Buffer, rows: usize, cols: usize, precision: Precision) -> Buffer {
         let small = rows.min(cols);
         let [a, b, c] = NEWTON_SCHULZ;
         let mut gram = self.alloc(Dtype::F32, small * small);
@@ -157,7 +157,6 @@ impl Cpu {
         for _ in 0..STEPS {
             let now = Matrix::f32(x.f32(), rows, cols);
             let (left, right) = if rows <= cols { (now, now.transposed()) } else { (now.transposed(), now) };
-            let precision = Precision::F32;
             self.gemm().multiply(left, right, MatrixMut::f32(gram.f32_mut(), small, small), precision, Epilogue::default());
             let g = Matrix::f32(gram.f32(), small, small);
             self.gemm().multiply(g, g, MatrixMut::f32(mix.f32_mut(), small, small), precision, Epilogue::default());

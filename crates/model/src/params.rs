@@ -96,7 +96,7 @@ impl ParamTable {
         self.specs.iter().find(|s| s.param.range().contains(&index)).map(|s| s.name.as_str())
     }
 
-    /// Initial values of all parameters: a function of the seed alone. // f32 [flat_len]
+    /// Initial values of all parameters: a function of the seed alone. // `f32 [flat_len]`
     pub fn init(&self, seed: u64) -> Vec<f32> {
         let mut values = vec![0.0; self.len];
         for spec in &self.specs {

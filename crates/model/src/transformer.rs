@@ -10,9 +10,9 @@ use crate::params::{Init, Role};
 
 /// A packed batch on the device, as the body takes it.
 pub struct Input<B: Backend> {
-    /// Token ids. // [T]
+    /// Token ids. // `[T]`
     pub ids: B::Indices,
-    /// Segment ids; used where the model has segments. // [T]
+    /// Segment ids; used where the model has segments. // `[T]`
     pub segments: B::Indices,
     /// The sequences.
     pub layout: Packed<B>,

@@ -166,7 +166,7 @@ pub fn encode(tokenizer: &Tokenizer, input: &TextInput, max_length: usize) -> Re
     })
 }
 
-/// Logits of encoded inputs, in their order; packed by length within `batch_tokens`. // [inputs][labels]
+/// Logits of encoded inputs, in their order; packed by length within `batch_tokens`. // `[inputs][labels]`
 pub fn logits<B: Backend>(
     backend: &B,
     model: &Model,

@@ -200,7 +200,7 @@ fn optimize<B: Backend>(backend: &B, which: &str, shapes: &[(usize, usize)]) -> 
             "adamw" => backend.adamw(&op, &groups, &mut weights, &gradients, &mut first, &mut second),
             "lamb" => backend.lamb(&op, &groups, &mut weights, &gradients, &mut first, &mut second),
             "muon" => {
-                let op = Muon { lr: 0.01, momentum: 0.95, weight_decay: 0.1, gradient_scale: 0.5 };
+                let op = Muon { lr: 0.01, momentum: 0.95, weight_decay: 0.1, gradient_scale: 0.5, products: Dtype::F32 };
                 backend.muon(&op, &params, &mut weights, &gradients, &mut first);
             }
             _ => backend.moving_average(0.9, &gradients, &mut weights),

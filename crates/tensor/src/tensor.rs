@@ -152,7 +152,7 @@ impl<B: Storage> Weights<B> {
         Self { flat, len: values.len(), packed: B::Packed::default() }
     }
 
-    /// The flat buffer. // f32 [len]
+    /// The flat buffer. // `f32 [len]`
     pub fn flat(&self) -> &B::Buffer {
         &self.flat
     }

@@ -113,7 +113,7 @@ pub struct Outcome {
     pub spent: Spent,
     /// The figures of the evaluation that the result stands for.
     pub metrics: BTreeMap<String, f64>,
-    /// The result's weights. // f32 [flat_len]
+    /// The result's weights. // `f32 [flat_len]`
     pub values: Vec<f32>,
 }
 

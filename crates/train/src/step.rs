@@ -166,6 +166,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
                 momentum: c.momentum as f32,
                 weight_decay: c.weight_decay as f32,
                 gradient_scale: clip as f32,
+                products: self.dtype,
             };
             backend.muon(&muon, &self.plan.matrices, weights, &self.gradients, first);
         }
@@ -185,7 +186,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
         3.0 * (body + attention + b.head_flops_per_row() * batch.masked_rows.len() as f64)
     }
 
-    /// The weights to evaluate and to save: the moving average where there is one. // f32 [flat_len], host
+    /// The weights to evaluate and to save: the moving average where there is one. // `f32 [flat_len]`, host
     pub fn values(&self) -> Vec<f32> {
         let buffer = self.average.as_ref().unwrap_or(self.weights.flat());
         self.backend.read(buffer, 0..self.weights.len())

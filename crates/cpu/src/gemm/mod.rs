@@ -73,7 +73,7 @@ pub enum Activation {
 pub struct Epilogue<'a> {
     /// Add the previous C.
     pub accumulate: bool,
-    /// One value per column. // [N]
+    /// One value per column. // `[N]`
     pub bias: Option<&'a [f32]>,
     /// Applied last.
     pub activation: Activation,

@@ -3,7 +3,7 @@
 //! A kernel is written once, generic over [`Simd`], and marked `#[inline(always)]` all the way down; a shell
 //! per level, compiled with that level's target features, calls it. Two ways to write one:
 //!
-//! - the macro `simd_fn!` makes a function whose first argument is the [`Level`](crate::Level);
+//! - the macro `simd_fn!` makes a function whose first argument is the [`Level`];
 //! - a struct that implements [`Kernel`], for kernels with type parameters of their own, run by [`dispatch`].
 //!
 //! Closures are compiled without the shell's features unless they are inlined, so inner loops are loops, not

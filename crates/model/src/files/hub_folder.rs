@@ -16,7 +16,7 @@ use crate::registry::{FAMILIES, Family, TensorName, family};
 pub struct Loaded {
     /// The model.
     pub model: Model,
-    /// The values of its parameters, in the layout of its table. // f32 [flat_len]
+    /// The values of its parameters, in the layout of its table. // `f32 [flat_len]`
     pub values: Vec<f32>,
     /// What the files did and did not hold.
     pub report: LoadReport,

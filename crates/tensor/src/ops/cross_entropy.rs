@@ -1,5 +1,5 @@
 //! Cross-entropy fused with the projection onto the vocabulary (or onto labels): logits = x·Wᵀ + b,
-//! loss[m] = Σ_v q_v · (ln Σ exp logits − logits_v), with q = (1 − ε) at the label plus ε / V everywhere.
+//! loss\[m\] = Σ_v q_v · (ln Σ exp logits − logits_v), with q = (1 − ε) at the label plus ε / V everywhere.
 //!
 //! The gradient of a loss needs no gradient from above, so this op computes both in one pass, a block of rows at a
 //! time: dlogits = scale · (softmax − q), dx = dlogits·W, dW += dlogitsᵀ·x, db += Σ dlogits. The logits of all rows are
@@ -35,7 +35,7 @@ pub struct CrossEntropyGradients<'a, B: Storage> {
 
 /// The contract of [`CrossEntropy`]: both halves in one call.
 pub trait CrossEntropyOp: Storage {
-    /// x [M, H], labels [M] → `losses` (f32 [M, 2]): the loss of each row, and 1 where the largest logit is the label's.
+    /// x \[M, H\], labels \[M\] → `losses` (f32 \[M, 2\]): the loss of each row, and 1 where the largest logit is the label's.
     fn cross_entropy(
         &self,
         op: &CrossEntropy,

@@ -1,6 +1,6 @@
-//! y[t] = word[ids[t]] + position[offset + place of t in its sequence] + segment[segments[t]].
+//! `y[t] = word[ids[t]] + position[offset + place of t in its sequence] + segment[segments[t]]`.
 //!
-//! Backward adds dy[t] to the rows it came from; equal rows are added in token order, so the sum is the same bits
+//! Backward adds dy\[t\] to the rows it came from; equal rows are added in token order, so the sum is the same bits
 //! for every number of threads.
 
 use crate::backend::{Backend, Packed, Storage};
@@ -25,7 +25,7 @@ pub struct Embedding {
 
 /// The contract of [`Embedding`].
 pub trait EmbeddingOp: Storage {
-    /// ids [T], segments [T] (there exactly when there is a segment table) → y [T, H].
+    /// ids \[T\], segments \[T\] (there exactly when there is a segment table) → y \[T, H\].
     fn embedding(
         &self,
         op: &Embedding,

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use crate::backend::Storage;
+use crate::dtype::Dtype;
 use crate::plain::Plain;
 use crate::tensor::Param;
 
@@ -49,6 +50,8 @@ pub struct Muon {
     pub weight_decay: f32,
     /// Multiplies the gradients.
     pub gradient_scale: f32,
+    /// Element kind of the operands of the Newton–Schulz products; its authors take bf16.
+    pub products: Dtype,
 }
 
 /// Newton–Schulz coefficients of Muon: X ← a·X + b·(X·Xᵀ)·X + c·(X·Xᵀ)²·X.

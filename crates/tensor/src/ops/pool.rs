@@ -13,7 +13,7 @@ use crate::tensor::{Target, View, ViewMut};
 /// How a sequence becomes one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pool {
-    /// Its first token ([CLS]).
+    /// Its first token (\[CLS\]).
     First,
     /// The mean over its tokens.
     Mean,

@@ -1,4 +1,4 @@
-//! y[m] = x[rows[m]]: a selection of rows. Backward adds dy[m] to dx[rows[m]]; rows may repeat.
+//! `y[m] = x[rows[m]]`: a selection of rows. Backward adds `dy[m]` to `dx[rows[m]]`; rows may repeat.
 
 use crate::backend::{Backend, Storage};
 use crate::conformance::{Case, Inputs};
@@ -8,7 +8,7 @@ use crate::tensor::{Target, View, ViewMut, Write};
 
 /// The contract of the row selection.
 pub trait RowsOp: Storage {
-    /// x [T, H], rows [M] → y [M, H].
+    /// x \[T, H\], rows \[M\] → y \[M, H\].
     fn gather(&self, x: View<Self>, rows: &Self::Indices, y: ViewMut<Self>);
 
     /// dx [T, H]: overwritten (zero where no row was taken) or added to.
