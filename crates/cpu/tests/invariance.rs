@@ -104,7 +104,7 @@ fn step(cpu: &Cpu, dtype: Dtype) -> Vec<(&'static str, Vec<f32>)> {
     let adam = Adam { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 1, gradient_scale: 0.7 };
     cpu.adamw(&adam, &groups, weights.flat_mut(), &gradients, &mut first, &mut second);
     cpu.lamb(&Adam { step: 2, ..adam }, &groups, weights.flat_mut(), &gradients, &mut first, &mut second);
-    let muon = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.1, gradient_scale: 1.0 };
+    let muon = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.1, gradient_scale: 1.0, products: Dtype::Bf16 };
     cpu.muon(&muon, &params[5..9], weights.flat_mut(), &gradients, &mut first);
     cpu.moving_average(0.9, &gradients, weights.flat_mut());
     for (name, buffer) in [("weights", weights.flat()), ("first moment", &first), ("second moment", &second)] {

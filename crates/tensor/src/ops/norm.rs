@@ -91,6 +91,7 @@ impl<'a, B: Backend> Tape<'a, B> {
         let (rows, cols) = (x.rows(), x.cols());
         assert_eq!(op.gain.len(), cols, "norm: x is [{rows}, {cols}], gain has {} elements", op.gain.len());
         if let Some(r) = residual {
+            assert_ne!(r.id(), x.id(), "norm: x is its own residual; their gradients would be one");
             assert_eq!((r.rows(), r.cols()), (rows, cols), "norm: x is [{rows}, {cols}], residual [{}, {}]", r.rows(), r.cols());
         }
         // Without a residual and dropout s is x itself: no copy is kept.
