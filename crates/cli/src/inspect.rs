@@ -152,32 +152,31 @@ fn check_vocabulary(report: &mut serde_json::Map<String, Value>) {
 }
 
 fn dump(folder: &Path, file: &Path, texts: &[String], options: &Options) -> anyhow::Result<()> {
-    use cloze::model::files::safetensors::{OutTensor, write};
+    use cloze::model::files::safetensors::{OutTensor, OutValues, write};
     let device = options.open();
     let pipeline = Pipeline::load(&device, folder, Precision::F32, None)?;
     let hidden = pipeline.model().blueprint.hidden_size;
-    let mut all = Vec::new();
+    let (mut ids, mut values) = (Vec::new(), Vec::new());
     for (n, text) in texts.iter().enumerate() {
         let (encoding, states) = pipeline.states(text)?;
         let len = encoding.len();
-        let as_f32 = |ids: &[u32]| ids.iter().map(|&i| i as f32).collect::<Vec<f32>>();
-        all.push((format!("input_ids.{n}"), vec![len], as_f32(&encoding.ids)));
-        all.push((format!("token_type_ids.{n}"), vec![len], as_f32(&encoding.token_type_ids)));
+        let wide = |ids: &[u32]| ids.iter().map(|&i| i64::from(i)).collect::<Vec<i64>>();
+        ids.push((format!("input_ids.{n}"), wide(&encoding.ids)));
+        ids.push((format!("token_type_ids.{n}"), wide(&encoding.token_type_ids)));
         for (layer, state) in states.hidden.iter().enumerate() {
-            all.push((format!("hidden.{layer}.{n}"), vec![len, hidden], state.clone()));
+            values.push((format!("hidden.{layer}.{n}"), vec![len, hidden], state.clone()));
         }
-        if let Some(last) = states.hidden.last() {
-            all.push((format!("hidden.{n}"), vec![len, hidden], last.clone()));
-        }
-        if let Some(logits) = states.logits {
-            all.push((format!("logits.{n}"), vec![len, logits.len() / len], logits));
-        }
-        if let Some(logits) = states.class_logits {
-            all.push((format!("class_logits.{n}"), vec![logits.len()], logits));
-        }
+        values.extend(states.hidden.last().map(|last| (format!("hidden.{n}"), vec![len, hidden], last.clone())));
+        values.extend(states.logits.map(|l| (format!("logits.{n}"), vec![len, l.len() / len], l)));
+        values.extend(states.class_logits.map(|l| (format!("logits.{n}"), vec![l.len()], l)));
     }
-    let tensors: Vec<OutTensor> =
-        all.iter().map(|(name, shape, values)| OutTensor { name: name.clone(), shape: shape.clone(), values }).collect();
+    let mut tensors: Vec<OutTensor> = Vec::new();
+    for (name, ids) in &ids {
+        tensors.push(OutTensor { name: name.clone(), shape: vec![ids.len()], values: OutValues::I64(ids) });
+    }
+    for (name, shape, values) in &values {
+        tensors.push(OutTensor { name: name.clone(), shape: shape.clone(), values: OutValues::F32(values) });
+    }
     write(file, &tensors, &[]).with_context(|| format!("cannot write {}", file.display()))
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cloze::text::read::{OnBad, ReadOptions};
-use cloze::text::{Dataset, ObjectiveConfig, PrepareOptions, Sampler, Split, Tokenizer, prepare, show_masks};
+use cloze::text::{Dataset, ObjectiveConfig, PrepareOptions, Sampler, Split, Tokenizer, Vocabulary, prepare, show_masks};
 use cloze::train::figures::grouped;
 use cloze::train::observer::Control;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -108,7 +108,7 @@ fn show(args: &Args, count: usize, options: &Options) -> anyhow::Result<()> {
     let tokenizer = Tokenizer::load(args.out.join("tokenizer"))?;
     let dataset = Arc::new(Dataset::open(&args.out, Split::Train)?);
     let config = ObjectiveConfig { masking, ..ObjectiveConfig::default() };
-    let sampler = Sampler::new(dataset, config, cloze::train::pretrain::vocabulary(&tokenizer)?, 0)?;
+    let sampler = Sampler::new(dataset, config, Vocabulary::of(&tokenizer)?, 0)?;
     let color = std::io::IsTerminal::is_terminal(&std::io::stdout());
     for example in show_masks(&sampler, &tokenizer, 64, count)? {
         if options.json {

@@ -216,23 +216,6 @@ impl PretrainRun {
     }
 }
 
-/// What the objectives need to know of a tokenizer.
-pub fn vocabulary(tokenizer: &Tokenizer) -> Result<Vocabulary, TrainError> {
-    let s = tokenizer.special();
-    let need = |token: &str, id: Option<u32>| {
-        id.ok_or_else(|| TrainError::Value {
-            key: "data.dir",
-            found: format!("a tokenizer without {token}"),
-            expected: "one with [CLS], [SEP] and [MASK]".into(),
-        })
-    };
-    let (cls, sep, mask) = (need("[CLS]", s.cls)?, need("[SEP]", s.sep)?, need("[MASK]", s.mask)?);
-    let mut special: Vec<u32> = [s.pad, s.unk].into_iter().flatten().chain([cls, sep, mask]).collect();
-    special.sort_unstable();
-    special.dedup();
-    Ok(Vocabulary { size: tokenizer.vocab_size() as u32, cls, sep, mask, special })
-}
-
 /// Cross-entropy on masked tokens, and on sentence pairs where the model has the head.
 pub struct MaskedLmLosses;
 
@@ -273,7 +256,7 @@ impl Pretraining {
     pub fn open(run: &PretrainRun, tokenizer: &Tokenizer) -> Result<Self, TrainError> {
         let sampler = |split| -> Result<Sampler, TrainError> {
             let dataset = Arc::new(Dataset::open(&run.data.dir, split)?);
-            Ok(Sampler::new(dataset, run.objective.clone(), vocabulary(tokenizer)?, run.seed)?)
+            Ok(Sampler::new(dataset, run.objective.clone(), Vocabulary::of(tokenizer)?, run.seed)?)
         };
         let train = sampler(Split::Train)?;
         // A corpus of one document holds nothing out.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::config::Config;
-use super::safetensors::{HostTensor, OutTensor, TensorFiles, write};
+use super::safetensors::{OutTensor, OutValues, TensorFiles, write};
 use crate::error::ModelError;
 use crate::model::{Heads, Model};
 use crate::params::{Role, Spec};
@@ -71,6 +71,7 @@ pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loade
     }
     let files = TensorFiles::of_folder(folder)?;
     let model = Model::new(family.model_type, blueprint, heads.unwrap_or(own));
+    check_shapes(folder, &path, family, &model, &files)?;
     let mut values = vec![0.0; model.table().flat_len()];
     let mut report = LoadReport::default();
     let mut used = std::collections::HashSet::new();
@@ -78,15 +79,12 @@ pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loade
         let (_, width) = spec.units();
         let mut found = true;
         for part in (family.names)(spec, &model.blueprint) {
-            let Some((name, (shape, tensor))) = find(&files, family, &part.name)? else {
+            let Some(name) = find(&files, family, &part.name) else {
                 found = false;
                 break;
             };
-            let expected = shape_of(spec, &part);
-            if shape != expected {
-                let path = files.path_of(&name).unwrap_or(folder).to_owned();
-                return Err(ModelError::Shape { path, name, found: shape, expected });
-            }
+            let Some((shape, tensor)) = files.read(&name)? else { unreachable!("it was found") };
+            debug_assert_eq!(shape, shape_of(spec, &part), "checked before");
             let at = spec.param.offset + part.rows.start * width;
             values[at..at + tensor.len()].copy_from_slice(&tensor);
             used.insert(name);
@@ -107,17 +105,37 @@ pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loade
     Ok(Loaded { model, values, report })
 }
 
-/// A tensor under its name, without the body's prefix, or under the names of old TensorFlow conversions.
-fn find(files: &TensorFiles, family: &Family, name: &str) -> Result<Option<(String, HostTensor)>, ModelError> {
+/// Every tensor has the shape that the configuration says, before memory is taken for any: config.json must not ask for
+/// more than the files can fill, save a head.
+fn check_shapes(folder: &Path, config: &Path, family: &Family, model: &Model, files: &TensorFiles) -> Result<(), ModelError> {
+    let mut held = 0;
+    for spec in model.table().specs() {
+        for part in (family.names)(spec, &model.blueprint) {
+            let Some(name) = find(files, family, &part.name) else { continue };
+            let Some((found, _)) = files.describe(&name) else { continue };
+            let expected = shape_of(spec, &part);
+            if found != expected {
+                let path = files.path_of(&name).unwrap_or(folder).to_owned();
+                return Err(ModelError::Shape { path, name, found, expected });
+            }
+            held += expected.iter().product::<usize>();
+        }
+    }
+    let described = model.table().count();
+    // The largest head, an untied projection, is no larger than the word embeddings.
+    if held < described / 2 {
+        let fault = format!("they describe {described} parameters, of which the tensor files hold {held}");
+        return Err(ModelError::Sizes { path: config.to_owned(), fault });
+    }
+    Ok(())
+}
+
+/// The name of a tensor in the files: its own, without the body's prefix, or that of old TensorFlow conversions.
+fn find(files: &TensorFiles, family: &Family, name: &str) -> Option<String> {
     let old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
     let mut candidates = vec![name.to_owned(), old.clone()];
     candidates.extend([name, &old].iter().filter_map(|n| n.strip_prefix(family.prefix)).map(str::to_owned));
-    for candidate in candidates {
-        if let Some(tensor) = files.read(&candidate)? {
-            return Ok(Some((candidate, tensor)));
-        }
-    }
-    Ok(None)
+    candidates.into_iter().find(|candidate| files.path_of(candidate).is_some())
 }
 
 /// The shape of a tensor that holds `part` of a parameter.
@@ -138,11 +156,15 @@ pub fn save(folder: &Path, model: &Model, values: &[f32], token_ids: &[(&str, u3
         let (_, width) = spec.units();
         for part in (family.names)(spec, &model.blueprint) {
             let range = spec.param.offset + part.rows.start * width..spec.param.offset + part.rows.end * width;
-            tensors.push(OutTensor { shape: shape_of(spec, &part), name: part.name, values: &values[range] });
+            tensors.push(OutTensor { shape: shape_of(spec, &part), name: part.name, values: OutValues::F32(&values[range]) });
             // An untied projection of the library that reads this has a bias of its own, equal to the head's.
             if spec.name == "mlm.bias" && !model.blueprint.tie_word_embeddings && family.model_type == "bert" {
                 let range = spec.param.range();
-                tensors.push(OutTensor { shape: vec![range.len()], name: "cls.predictions.decoder.bias".into(), values: &values[range] });
+                tensors.push(OutTensor {
+                    shape: vec![range.len()],
+                    name: "cls.predictions.decoder.bias".into(),
+                    values: OutValues::F32(&values[range]),
+                });
             }
         }
     }

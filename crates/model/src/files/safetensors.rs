@@ -136,14 +136,27 @@ pub struct OutTensor<'a> {
     /// Its shape.
     pub shape: Vec<usize>,
     /// Its values.
-    pub values: &'a [f32],
+    pub values: OutValues<'a>,
 }
 
-/// Write tensors as f32, through a temporary file, synced and renamed.
+/// Values to write.
+#[derive(Clone, Copy, Debug)]
+pub enum OutValues<'a> {
+    /// Weights, activations.
+    F32(&'a [f32]),
+    /// Ids.
+    I64(&'a [i64]),
+}
+
+/// Write tensors, through a temporary file, synced and renamed.
 pub fn write(path: &Path, tensors: &[OutTensor], metadata: &[(&str, String)]) -> Result<(), ModelError> {
     let mut views = Vec::with_capacity(tensors.len());
     for t in tensors {
-        let view = TensorView::new(Dtype::F32, t.shape.clone(), bytemuck::cast_slice(t.values))
+        let (dtype, bytes) = match t.values {
+            OutValues::F32(values) => (Dtype::F32, bytemuck::cast_slice(values)),
+            OutValues::I64(values) => (Dtype::I64, bytemuck::cast_slice(values)),
+        };
+        let view = TensorView::new(dtype, t.shape.clone(), bytes)
             .map_err(|e| ModelError::Tensors { path: path.to_owned(), fault: format!("{}: {e}", t.name) })?;
         views.push((t.name.as_str(), view));
     }
