@@ -249,19 +249,21 @@ fn pretraining(options: &Options, corpus: &Path) -> Result<PretrainRun, Error> {
         [data]
         dir = {corpus:?}
         [model]
+        family = "modernbert"
         size = "tiny"
+        intermediate_size = 384
         max_position_embeddings = 128
-        dropout = 0.0
         [objective]
         masking = "whole_word"
         mask_probability = 0.2
         [train]
         budget = "{budget}"
-        batch_tokens = 4096
-        micro_batch_tokens = 4096
+        batch_tokens = 2048
+        micro_batch_tokens = 2048
         sequence_length = 64
         [optimizer]
-        lr = 3e-3
+        rule = "muon"
+        lr = 6e-3
         weight_decay = 0.01
         [evaluation]
         every = "20%"

@@ -2,6 +2,7 @@
 
 use cloze_tensor::ops::activation::Activation;
 use cloze_tensor::ops::norm::NormKind;
+use cloze_tensor::ops::pool::Pool;
 
 /// Where the norms stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +52,12 @@ pub enum Mlp {
     Gated,
 }
 
-/// The head that turns hidden states into the row that a classifier reads.
+/// The head that turns the pooled row of a sequence into what a classifier reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Summary {
-    /// The first token through a linear map and tanh (BERT's pooler).
+    /// A linear map and tanh (BERT's pooler).
     Pooler,
-    /// The first token through the prediction head: linear, activation, norm (ModernBERT).
+    /// The prediction head: linear, activation, norm (ModernBERT).
     PredictionHead,
 }
 
@@ -91,7 +92,9 @@ pub struct Blueprint {
     pub mlp: Mlp,
     /// Its activation, also the prediction head's.
     pub hidden_act: Activation,
-    /// What a classifier reads.
+    /// How a sequence becomes one row.
+    pub pooling: Pool,
+    /// What a classifier reads of that row.
     pub summary: Summary,
     /// Whether the prediction head's vocabulary projection is the embedding table.
     pub tie_word_embeddings: bool,
@@ -121,6 +124,7 @@ impl Blueprint {
             linear_bias: true,
             mlp: Mlp::Plain,
             hidden_act: Activation::Gelu,
+            pooling: Pool::First,
             summary: Summary::Pooler,
             tie_word_embeddings: true,
             hidden_dropout: 0.1,
@@ -139,6 +143,8 @@ impl Blueprint {
             norm_bias: false,
             linear_bias: false,
             mlp: Mlp::Gated,
+            // Masked-LM training alone teaches every token's row something, the first one's least.
+            pooling: Pool::Mean,
             summary: Summary::PredictionHead,
             hidden_dropout: 0.0,
             attention_dropout: 0.0,

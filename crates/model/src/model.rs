@@ -85,7 +85,7 @@ impl Model {
 
     /// One row a sequence; `None` without a summary. // [T, H] → [S, H]
     pub fn pooled<B: Backend>(&self, tape: &mut Tape<'_, B>, hidden: &Var<B>, input: &Input<B>) -> Option<Var<B>> {
-        Some(self.summary?.pooled(tape, hidden, &input.layout))
+        Some(self.summary?.pooled(tape, hidden, &input.layout, self.blueprint.pooling))
     }
 
     /// The prediction head.

@@ -403,8 +403,14 @@ pub fn pretrain<B: Backend>(
 /// Write a model folder whole: weights, configuration, tokenizer, card. It takes the place of an older one at once.
 pub fn save_model(folder: &Path, model: &Model, values: &[f32], tokenizer: &Tokenizer, card: &Card) -> Result<(), TrainError> {
     crate::files::replace_folder(folder, |temporary| -> Result<(), TrainError> {
-        let pad: Vec<(&str, u32)> = tokenizer.special().pad.map(|id| ("pad_token_id", id)).into_iter().collect();
-        cloze_model::save(temporary, model, values, &pad)?;
+        let ids = tokenizer.special();
+        let mut keys = vec![("pad_token_id", ids.pad)];
+        if model.family == "modernbert" {
+            // The library that reads this has other defaults than ours for each.
+            keys.extend([("cls_token_id", ids.cls), ("sep_token_id", ids.sep), ("bos_token_id", ids.cls), ("eos_token_id", ids.sep)]);
+        }
+        let keys: Vec<(&str, u32)> = keys.into_iter().filter_map(|(key, id)| Some((key, id?))).collect();
+        cloze_model::save(temporary, model, values, &keys)?;
         tokenizer.save(temporary)?;
         let path = temporary.join("README.md");
         crate::files::replace_file(&path, |file| file.write_all(card.to_markdown().as_bytes()))?;

@@ -14,6 +14,8 @@ pub static BERT: Family = Family { model_type: "bert", prefix: "bert.", blueprin
 
 fn blueprint(c: &Config) -> Result<Blueprint, ModelError> {
     c.refuse_unless("position_embedding_type", "absolute")?;
+    c.refuse_unless_flag("is_decoder", false)?;
+    c.refuse_unless_flag("add_cross_attention", false)?;
     let base = Blueprint::bert(
         c.size("vocab_size")?,
         c.size("num_hidden_layers")?,

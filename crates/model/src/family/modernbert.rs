@@ -1,5 +1,6 @@
 //! ModernBERT (Warner et al. 2024), with every layer attending globally.
 
+use cloze_tensor::ops::pool::Pool;
 use serde_json::{Map, Value, json};
 
 use super::bert::decimal;
@@ -18,7 +19,11 @@ fn blueprint(c: &Config) -> Result<Blueprint, ModelError> {
     for key in ["attention_bias", "mlp_bias", "norm_bias", "classifier_bias"] {
         c.refuse_unless_flag(key, false)?;
     }
-    c.refuse_unless("classifier_pooling", "cls")?;
+    let pooling = match c.get("classifier_pooling").map_or(Ok("cls"), |_| c.text("classifier_pooling"))? {
+        "cls" => Pool::First,
+        "mean" => Pool::Mean,
+        other => return Err(c.unknown("classifier_pooling", other, "cls or mean")),
+    };
     let base = Blueprint::modern(
         c.size("vocab_size")?,
         c.size("num_hidden_layers")?,
@@ -36,6 +41,7 @@ fn blueprint(c: &Config) -> Result<Blueprint, ModelError> {
         hidden_dropout: c.share_or("mlp_dropout", 0.0)?,
         attention_dropout: c.share_or("attention_dropout", 0.0)?,
         initializer_range: c.number_or("initializer_range", 0.02)?,
+        pooling,
         tie_word_embeddings: c.flag_or("tie_word_embeddings", true)?,
         ..base
     })
@@ -53,7 +59,7 @@ fn config(model: &Model) -> Map<String, Value> {
         "classifier_activation": act_name(b.hidden_act),
         "classifier_bias": false,
         "classifier_dropout": decimal(b.hidden_dropout),
-        "classifier_pooling": "cls",
+        "classifier_pooling": if b.pooling == Pool::First { "cls" } else { "mean" },
         "decoder_bias": true,
         "embedding_dropout": decimal(b.hidden_dropout),
         "global_attn_every_n_layers": 1,

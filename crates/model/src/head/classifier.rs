@@ -10,7 +10,7 @@ use crate::block::{Builder, Dense, Scale};
 use crate::blueprint;
 use crate::params::Role;
 
-/// One row for each sequence from its first token.
+/// One row for each sequence: pooled, then through the kind's map.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Summary {
     /// tanh(W x + b).
@@ -32,12 +32,12 @@ impl Summary {
     }
 
     /// Hidden states → one row a sequence. // [T, H] → [S, H]
-    pub(crate) fn pooled<B: Backend>(&self, tape: &mut Tape<'_, B>, hidden: &Var<B>, layout: &Packed<B>) -> Var<B> {
-        let first = tape.pool(hidden, layout, Pool::First);
+    pub(crate) fn pooled<B: Backend>(&self, tape: &mut Tape<'_, B>, hidden: &Var<B>, layout: &Packed<B>, pooling: Pool) -> Var<B> {
+        let row = tape.pool(hidden, layout, pooling);
         match *self {
-            Summary::Pooler(dense) => tape.linear(&first, dense.with(Activation::Tanh)),
+            Summary::Pooler(dense) => tape.linear(&row, dense.with(Activation::Tanh)),
             Summary::PredictionHead(dense, activation, norm) => {
-                let x = tape.linear(&first, dense.with(activation));
+                let x = tape.linear(&row, dense.with(activation));
                 tape.norm(&x, norm)
             }
         }
