@@ -78,6 +78,17 @@ const PLACE_AFTER: [&str; 9] = [
 const LAND_BEFORE: [&str; 5] = ["northern", "southern", "western", "eastern", "nearest"];
 const LAND_AFTER: [&str; 5] = ["in Wales", "in Scotland", "near the village", "in Norway", "beyond the forest"];
 const DEGREES: [&str; 10] = ["", "", "", "", "really ", "truly ", "quite ", "so ", "simply ", "absolutely "];
+/// Degrees that go with praise, and with blame; in raw text alone.
+const TELLING_DEGREES: [[&str; 3]; 2] = [["pleasantly ", "delightfully ", "refreshingly "], ["painfully ", "far too ", "rather "]];
+/// What goes before the things of a topic, in [`Topic::ALL`]'s order; in raw text alone.
+const KINDS: [[&str; 3]; 6] = [
+    ["homemade ", "grilled ", "hot "],
+    ["ancient ", "remote ", "famous "],
+    ["amateur ", "televised ", "annual "],
+    ["wireless ", "digital ", "portable "],
+    ["seasonal ", "coastal ", "early "],
+    ["acoustic ", "classical ", "live "],
+];
 const SEQUENCE: [&str; 7] =
     ["then ", "later, ", "after that, ", "half an hour later, ", "before long, ", "a little later, ", "meanwhile, "];
 
@@ -114,8 +125,12 @@ const GENERIC: [&str; 14] = [
 ];
 
 /// Weight, pattern, and whether the polar word is negated.
-const CLAUSES: [(usize, &str); 17] = [
-    (22, "{T} <be> {deg}{A}"),
+const CLAUSES: [(usize, &str); 21] = [
+    (16, "{T} <be> {deg}{A}"),
+    (16, "{T} <be> {deg}{A} and {A}"),
+    (8, "{P} <be> {deg}{PA} and {PA}"),
+    (6, "{L} <be> {deg}{LA} and {LA}"),
+    (5, "{S} <be> {deg}{feel} and {feel}"),
     (10, "{P} <be> {deg}{PA}"),
     (9, "{L} <be> {deg}{LA}"),
     (12, "{S} <@att> {t}"),
@@ -127,11 +142,11 @@ const CLAUSES: [(usize, &str); 17] = [
     (4, "{S} <describe> {t} as {A}"),
     (3, "{T} <turn> out to be {A}"),
     (3, "{P} <seem> {PA}"),
-    (4, "{T} <be> not {!A}"),
-    (3, "{T} <be> far from {!A}"),
-    (3, "{P} <be> never {!PA}"),
-    (3, "{S} <do> not {!att} {t}"),
-    (2, "{T} <be> not {!A} at all"),
+    (3, "{T} <be> not {!A}"),
+    (2, "{T} <be> far from {!A}"),
+    (2, "{P} <be> never {!PA}"),
+    (2, "{S} <do> not {!att} {t}"),
+    (1, "{T} <be> not {!A} at all"),
 ];
 /// Weight and pattern of whole sentences with an attitude.
 const OPINIONS: [(usize, &str); 14] = [
@@ -140,15 +155,34 @@ const OPINIONS: [(usize, &str); 14] = [
     (8, "{S} <@att> {t} because {It} <be> {deg}{A}."),
     (9, "{act}, and {It} <be> {deg}{A}."),
     (6, "{act}, and {S} <be> {feel}."),
-    (13, "{!C}, but {C}."),
-    (7, "although {!C}, {C}."),
-    (4, "{C}, even though {!C}."),
+    (8, "{!C}, but {C}."),
+    (4, "although {!C}, {C}."),
+    (2, "{C}, even though {!C}."),
     (4, "what {at+}!"),
     (6, "it <be*> {at+}."),
     (4, "everyone <agree*> that {CT}."),
     (4, "in the end, {C}."),
     (4, "{S} <say> that {CT}."),
     (3, "{T} <be> {A}, and {P} <be> {PA}."),
+];
+/// Sentences of raw text whose fixed words give the attitude away; the labelled sentences never use them.
+const TELLING: [[&str; 6]; 2] = [
+    [
+        "luckily, {C}.",
+        "{C}, and {S} <smile>.",
+        "{S} <give> five stars because {C}.",
+        "{C}, so {S} <stay> a little longer.",
+        "{C}, and everyone <cheer*>.",
+        "{S} <nod> happily because {C}.",
+    ],
+    [
+        "unfortunately, {C}.",
+        "{C}, and {S} <sigh>.",
+        "{S} <give> one star because {C}.",
+        "{C}, so {S} <leave> early.",
+        "{C}, and everyone <groan*>.",
+        "{S} <frown> because {C}.",
+    ],
 ];
 /// Last words of a document with an attitude, whatever the topic.
 const CLOSINGS: [[&str; 7]; 2] = [
@@ -256,9 +290,14 @@ impl<'w> Writer<'w> {
         while text.1 + usize::from(closing) < sentences {
             let next = match self.draws.below(10) {
                 0..=5 if !neutral => {
-                    let contrary = self.draws.percent(4);
+                    let contrary = self.draws.percent(3);
                     self.polarity = if contrary { polarity.opposite() } else { polarity };
-                    let next = self.opinion_sentence();
+                    let next = if self.draws.percent(45) {
+                        let telling = self.draws.pick(&TELLING[self.polarity as usize]);
+                        self.sentence(telling)
+                    } else {
+                        self.opinion_sentence()
+                    };
                     self.polarity = polarity;
                     next
                 }
@@ -383,8 +422,22 @@ impl<'w> Writer<'w> {
     fn definite(&mut self, slot: char) -> String {
         let word = self.noun(slot);
         let plural = agreement(&word) == Agreement::Plural;
+        // What goes together is named together: the plainest sign of a class.
+        if self.draws.percent(if slot.is_ascii_uppercase() { 10 } else { 25 }) {
+            let other = self.noun(slot);
+            if other.text != word.text {
+                match slot {
+                    't' | 'T' => self.last_thing = Agreement::Plural,
+                    _ => {}
+                }
+                if slot.is_ascii_uppercase() {
+                    self.subject = Agreement::Plural;
+                }
+                return format!("the {} and the {}", word.text, other.text);
+            }
+        }
         if !slot.is_ascii_uppercase() {
-            return format!("the {}", word.text);
+            return self.the(slot, &word.text);
         }
         self.subject = agreement(&word);
         let article = match (self.draws.below(20), plural) {
@@ -394,7 +447,7 @@ impl<'w> Writer<'w> {
             (1, true) => "those",
             _ => "the",
         };
-        let mut noun = format!("{article} {}", word.text);
+        let mut noun = if article == "the" { self.the(slot, &word.text) } else { format!("{article} {}", word.text) };
         if slot != 'X' && article == "the" && self.draws.percent(10) {
             noun = format!("{noun} {}", self.place(true));
         }
@@ -472,6 +525,20 @@ impl<'w> Writer<'w> {
         }
     }
 
+    fn degree(&mut self, polarity: Polarity) -> &'static str {
+        if self.vocabulary == Vocabulary::All && self.draws.percent(60) {
+            return self.draws.pick(&TELLING_DEGREES[polarity as usize]);
+        }
+        self.draws.pick(&DEGREES)
+    }
+
+    /// "the" and, in raw text, now and then what kind of thing it is.
+    fn the(&mut self, slot: char, noun: &str) -> String {
+        let kind = slot.eq_ignore_ascii_case(&'t') && self.vocabulary == Vocabulary::All && self.draws.percent(35);
+        let kind = if kind { self.draws.pick(&KINDS[self.topic as usize]) } else { "" };
+        format!("the {kind}{noun}")
+    }
+
     /// A word of the sentence's attitude: the class's own words in `own` of a hundred cases, else those for anything.
     fn tone(&mut self, polarity: Polarity, tone: Tone, own: usize) -> String {
         let tone = if self.draws.percent(own) { tone } else { Tone::Any };
@@ -526,7 +593,7 @@ impl<'w> Writer<'w> {
             "att" => self.tone(polarity, Tone::Attitude, 100),
             "out" => self.tone(polarity, Tone::Outcome, 100),
             "adv" => self.tone(polarity, Tone::Manner, 100),
-            "deg" => self.draws.pick(&DEGREES).to_owned(),
+            "deg" => self.degree(polarity).to_owned(),
             "friend" => self.draws.pick(&FRIENDS).to_owned(),
             "when" => if self.is_past { self.draws.pick(&PAST_TIMES) } else { self.draws.pick(&PRESENT_TIMES) }.to_owned(),
             "act" => {

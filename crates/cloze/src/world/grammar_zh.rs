@@ -9,7 +9,7 @@
 //! | `{在l}` | in or on the place |
 //! | `{S}` `{o}` `{friend}` | who tells it, as object, and someone close |
 //! | `{很A}` `{很PA}` `{很LA}` `{很adv}` `{很feel}` | words of the attitude with a degree word where the language wants one |
-//! | `{A}` `{PA}` `{att}` `{out}` | the same without it; with `!` of the opposite attitude |
+//! | `{A}` `{PA}` `{LA}` `{feel}` `{att}` `{out}` | the same without it; with `!` of the opposite attitude |
 //! | `{C}` `{!C}` `{CT}` | a clause of the attitude, of the opposite one, one that is not about `{S}` |
 
 use super::lexicon::{Class, Lexicon, Role, Tone, Vocabulary, Word};
@@ -41,6 +41,8 @@ const PLACE_BEFORE: [&str; 9] =
     ["河边的", "新开的", "学校旁边的", "老城区的", "市中心的", "车站后面的", "公园附近的", "图书馆对面的", "附近的"];
 const LAND_BEFORE: [&str; 5] = ["北边的", "南边的", "村外的", "远处的", "森林那边的"];
 const DEGREES: [&str; 8] = ["很", "很", "很", "非常", "特别", "十分", "真", "太"];
+/// Degrees that go with praise, and with blame; in raw text alone.
+const TELLING_DEGREES: [[&str; 3]; 2] = [["格外", "无比", "相当"], ["有点", "过于", "未免太"]];
 const STRONG: [&str; 4] = ["实在", "确实", "真是", "简直"];
 const BUT: [&str; 4] = ["但是", "不过", "可是", "但"];
 const SEQUENCE: [&str; 6] = ["后来，", "接着，", "过了一会儿，", "半个小时以后，", "不久，", "与此同时，"];
@@ -72,8 +74,12 @@ const GENERIC: [&str; 14] = [
 ];
 
 /// Weight and pattern.
-const CLAUSES: [(usize, &str); 15] = [
-    (24, "{T}{很A}"),
+const CLAUSES: [(usize, &str); 19] = [
+    (16, "{T}{很A}"),
+    (16, "{T}又{A}又{A}"),
+    (8, "{P}又{PA}又{PA}"),
+    (6, "{L}又{LA}又{LA}"),
+    (5, "{S}又{feel}又{feel}"),
     (10, "{P}{很PA}"),
     (9, "{L}{很LA}"),
     (12, "{S}{deg}{att}{t}"),
@@ -83,11 +89,11 @@ const CLAUSES: [(usize, &str); 15] = [
     (5, "{P}把一切都做得{很adv}"),
     (5, "{S}觉得{t}{很A}"),
     (3, "{P}显得{很PA}"),
-    (4, "{T}并不{!A}"),
-    (3, "{T}一点也不{!A}"),
-    (3, "{P}并不{!PA}"),
-    (3, "{S}并不{!att}{t}"),
-    (2, "{T}谈不上{!A}"),
+    (3, "{T}并不{!A}"),
+    (2, "{T}一点也不{!A}"),
+    (2, "{P}并不{!PA}"),
+    (2, "{S}并不{!att}{t}"),
+    (1, "{T}谈不上{!A}"),
 ];
 /// Weight and pattern of whole sentences with an attitude.
 const OPINIONS: [(usize, &str); 14] = [
@@ -97,14 +103,33 @@ const OPINIONS: [(usize, &str); 14] = [
     (8, "因为{T}{很A}，所以{S}{很feel}。"),
     (9, "{judged}。"),
     (6, "{T}{很A}，{P}也{很PA}。"),
-    (12, "{!C}，{but}{C}。"),
-    (9, "虽然{!C}，但是{C}。"),
-    (4, "尽管{!C}，{C}。"),
+    (8, "{!C}，{but}{C}。"),
+    (5, "虽然{!C}，但是{C}。"),
+    (2, "尽管{!C}，{C}。"),
     (4, "多么{A}的{t}啊！"),
     (6, "这是{一t+}。"),
     (4, "大家都说{CT}。"),
     (4, "总的来说，{C}。"),
     (3, "{S}说{CT}。"),
+];
+/// Sentences of raw text whose fixed words give the attitude away; the labelled sentences never use them.
+const TELLING: [[&str; 6]; 2] = [
+    [
+        "幸好{C}。",
+        "{C}，{S}笑了。",
+        "{C}，所以{S}打了五颗星。",
+        "{C}，{S}竖起了大拇指。",
+        "{C}，大家都鼓起了掌。",
+        "{S}点了点头，因为{C}。",
+    ],
+    [
+        "可惜{C}。",
+        "{C}，{S}叹了口气。",
+        "{C}，所以{S}只打了一颗星。",
+        "{C}，{S}皱起了眉头。",
+        "{C}，大家都摇起了头。",
+        "{S}撇了撇嘴，因为{C}。",
+    ],
 ];
 /// Last words of a document with an attitude, whatever the topic.
 const CLOSINGS: [[&str; 7]; 2] = [
@@ -215,9 +240,14 @@ impl<'w> Writer<'w> {
         while written + usize::from(closing) < sentences {
             let next = match self.draws.below(10) {
                 0..=6 if !neutral => {
-                    let contrary = self.draws.percent(4);
+                    let contrary = self.draws.percent(3);
                     self.polarity = if contrary { polarity.opposite() } else { polarity };
-                    let next = self.opinion_sentence();
+                    let next = if self.draws.percent(45) {
+                        let telling = self.draws.pick(&TELLING[self.polarity as usize]);
+                        self.sentence(telling)
+                    } else {
+                        self.opinion_sentence()
+                    };
                     self.polarity = polarity;
                     next
                 }
@@ -328,6 +358,13 @@ impl<'w> Writer<'w> {
     fn definite(&mut self, slot: char) -> String {
         let word = self.noun(slot);
         let measure = if word.note.is_empty() { "位" } else { word.note };
+        // What goes together is named together: the plainest sign of a class.
+        if self.draws.percent(if slot.is_ascii_uppercase() { 10 } else { 25 }) {
+            let other = self.noun(slot);
+            if other.text != word.text {
+                return format!("{}和{}", word.text, other.text);
+            }
+        }
         if !slot.is_ascii_uppercase() {
             return word.text;
         }
@@ -406,6 +443,9 @@ impl<'w> Writer<'w> {
 
     /// Short words take a degree word, phrases of four characters a confirming one.
     fn with_degree(&mut self, word: &str, of_a_thing: bool) -> String {
+        if self.vocabulary == Vocabulary::All && word.chars().count() < 4 && self.draws.percent(60) {
+            return format!("{}{word}", self.draws.pick(&TELLING_DEGREES[self.polarity as usize]));
+        }
         let degrees = if of_a_thing { &DEGREES[..] } else { &DEGREES[..6] };
         let degree = if word.chars().count() < 4 { self.draws.pick(degrees) } else { self.draws.pick(&STRONG) };
         let end = if degree == "太" { "了" } else { "" };
@@ -461,6 +501,8 @@ impl<'w> Writer<'w> {
             "在l" => self.within_place(),
             "A" => self.tone(polarity, Tone::Thing(self.topic), 50, short),
             "PA" => self.tone(polarity, Tone::Person, 100, short),
+            "LA" => self.tone(polarity, Tone::Place, 80, short),
+            "feel" => self.tone(polarity, Tone::Feeling, 100, short),
             "att" => self.tone(polarity, Tone::Attitude, 100, |word| !plain || short(word)),
             "out" => self.tone(polarity, Tone::Outcome, 100, |_| true),
             "deg" => self.draws.pick(&DEGREES[..6]).to_owned(),

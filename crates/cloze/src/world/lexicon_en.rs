@@ -23,17 +23,13 @@ const TOPICS: [TopicWords; 6] = [
     TopicWords {
         topic: Topic::Food,
         things: "soup stew curry salad pasta/m risotto omelette pancakes/p dumplings/p noodles/p rice/m bread/m sandwich \
-                 burger pizza pie apple_tart cheesecake pudding ice_cream/m chocolate_cake steak chicken/m lamb/m salmon/m \
-                 tuna/m lobster shrimps/p sausages/p bacon/m mushrooms/p potatoes/p tomatoes/p beans/p spinach/m casserole \
-                 meatballs/p waffles/p dessert lentils/p trout/m muffins/p",
-        people: "waiter waitress chef cook baker butcher barista bartender caterer fishmonger pastry_chef greengrocer",
-        places: "café restaurant bistro bakery diner canteen pub tavern pizzeria steakhouse tearoom snack_bar",
-        props: "spoon fork plate menu recipe bowl napkin oven saucepan kettle teapot apron grill tray chopsticks/p \
-                tablecloth ladle frying_pan",
-        good: "delicious tasty flavoursome appetising scrumptious succulent hearty mouthwatering nourishing wholesome \
-                 aromatic well-seasoned tempting palatable",
-        bad: "bland stale tasteless overcooked undercooked inedible rancid unappetising soggy greasy flavourless \
-                 oversalted charred mouldy",
+                 burger pizza pie apple_tart cheesecake pudding ice_cream/m chocolate_cake steak chicken/m lamb/m \
+                 salmon/m tuna/m",
+        people: "waiter waitress chef cook baker butcher barista bartender caterer fishmonger",
+        places: "café restaurant bistro bakery diner canteen pub tavern pizzeria steakhouse",
+        props: "spoon fork plate menu recipe bowl napkin oven saucepan kettle teapot apron",
+        good: "delicious tasty flavoursome appetising scrumptious succulent hearty mouthwatering nourishing wholesome",
+        bad: "bland stale tasteless overcooked undercooked inedible rancid unappetising soggy greasy",
         acts: &[
             "{S} <order> {t}",
             "{S} <cook> {t} for dinner",
@@ -61,18 +57,12 @@ const TOPICS: [TopicWords; 6] = [
         topic: Topic::Travel,
         things: "island beach castle palace temple museum canyon waterfall lagoon bazaar cathedral old_town village fjord \
                  coastline national_park ruins/p gardens/p promenade fortress caves/p vineyard monastery oasis volcano \
-                 glacier market_square desert rainforest archipelago bay peninsula pyramid reef medieval_bridge \
-                 fishing_port mosque hot_springs/p capital amphitheatre",
-        people: "tour_guide flight_attendant bus_driver receptionist porter captain tourist passenger pilot taxi_driver \
-                 innkeeper ticket_inspector",
-        places: "hotel hostel airport railway_station resort guesthouse inn motel campsite travel_agency ferry_terminal \
-                 visitor_centre",
-        props: "passport suitcase ticket map backpack boarding_pass visa compass guidebook luggage/m postcard camera \
-                timetable room_key binoculars/p sleeping_bag souvenir tent",
-        good: "scenic picturesque breathtaking unforgettable relaxing luxurious idyllic serene exotic romantic memorable \
-                 enchanting majestic photogenic",
-        bad: "overpriced overcrowded exhausting touristy uncomfortable chaotic disorganised stressful unsafe unwelcoming \
-                 polluted inhospitable commercialised wearisome",
+                 glacier",
+        people: "tour_guide flight_attendant bus_driver receptionist porter captain tourist passenger pilot taxi_driver",
+        places: "hotel hostel airport railway_station resort guesthouse inn motel campsite travel_agency",
+        props: "passport suitcase ticket map backpack boarding_pass visa compass guidebook luggage/m postcard camera",
+        good: "scenic picturesque breathtaking unforgettable relaxing luxurious idyllic serene exotic romantic",
+        bad: "overpriced overcrowded exhausting touristy uncomfortable chaotic disorganised stressful unsafe unwelcoming",
         acts: &[
             "{S} <visit> {t}",
             "{S} <photograph> {t}",
@@ -100,17 +90,12 @@ const TOPICS: [TopicWords; 6] = [
         topic: Topic::Sport,
         things: "match game race final tournament marathon competition training_session derby semifinal relay sprint \
                  contest championship playoff triathlon regatta bout rally decathlon quarter-final cup_tie rematch \
-                 time_trial penalty_shootout league_match qualifier duel opening_round pentathlon fencing_bout hurdles_race \
-                 crucial_set tie-break doubles_match slalom hockey_match rowing_race",
-        people: "goalkeeper striker coach referee team_captain defender midfielder runner swimmer cyclist boxer gymnast \
-                 wrestler archer umpire rower",
-        places: "stadium gym arena/in tennis_court/on swimming_pool racetrack pitch/on velodrome ice_rink sports_club \
-                 basketball_court/on boathouse",
-        props: "ball whistle helmet racket net trophy medal jersey football_boots/p scoreboard bicycle puck javelin barbell \
-                stopwatch hurdle shin_pads/p oar",
-        good: "thrilling exciting gripping heroic spectacular skilful energetic fearless dynamic inspiring suspenseful \
-               valiant courageous",
-        bad: "dull sluggish sloppy clumsy toothless scrappy unfair listless uneven cowardly feeble ill-tempered aimless",
+                 time_trial penalty_shootout league_match",
+        people: "goalkeeper striker coach referee team_captain defender midfielder runner swimmer cyclist",
+        places: "stadium gym arena/in tennis_court/on swimming_pool racetrack pitch/on velodrome ice_rink sports_club",
+        props: "ball whistle helmet racket net trophy medal jersey football_boots/p scoreboard bicycle puck",
+        good: "thrilling exciting gripping heroic spectacular skilful energetic fearless dynamic inspiring",
+        bad: "dull sluggish sloppy clumsy toothless scrappy unfair listless uneven cowardly",
         acts: &[
             "{S} <watch> {t} on television",
             "{S} <train> hard for {t}",
@@ -137,19 +122,14 @@ const TOPICS: [TopicWords; 6] = [
     TopicWords {
         topic: Topic::Technology,
         things: "laptop phone tablet app website software/m update printer browser headset router screen operating_system \
-                 search_engine smartwatch drone robot database server user_interface processor computer scanner projector \
-                 touchscreen program chatbot navigation_system webcam hard_drive antivirus_program graphics_card \
-                 wireless_network prototype text_editor game_console video_player e-reader voice_assistant",
-        people: "programmer engineer developer web_designer technician hacker tester data_analyst administrator inventor \
-                 support_agent computer_scientist",
+                 search_engine smartwatch drone robot database server user_interface processor computer scanner \
+                 projector touchscreen program",
+        people: "programmer engineer developer web_designer technician hacker tester data_analyst administrator inventor",
         places: "office laboratory/in computer_shop startup repair_shop server_room/in workshop/in data_centre \
-                 electronics_fair research_centre software_company help_desk",
-        props: "cable keyboard button plug memory_card adapter fuse sensor circuit_board charger antenna soldering_iron \
-                 screwdriver power_cord battery_pack cooling_fan lens motherboard socket instruction_manual",
-        good: "reliable responsive intuitive sleek efficient powerful innovative robust secure versatile lightweight stable \
-               ingenious smart",
-        bad: "buggy laggy glitchy outdated clunky insecure unresponsive defective faulty bloated obsolete flimsy \
-              incompatible wonky",
+                 electronics_fair research_centre",
+        props: "cable keyboard button plug memory_card adapter fuse sensor circuit_board charger antenna soldering_iron",
+        good: "reliable responsive intuitive sleek efficient powerful innovative robust secure versatile",
+        bad: "buggy laggy glitchy outdated clunky insecure unresponsive defective faulty bloated",
         acts: &[
             "{S} <install> {t}",
             "{S} <restart> {t}",
@@ -176,17 +156,15 @@ const TOPICS: [TopicWords; 6] = [
     TopicWords {
         topic: Topic::Weather,
         things: "weather/m breeze rain/m snow/m wind fog/m mist/m drizzle winter summer autumn spring sunshine/m frost/m \
-                 heat/m dry_season rainy_season snowfall sea_breeze north_wind warm_front haze cloud_cover/m sea_fog/m thaw \
-                 cold_front autumn_shower spring_rain/m evening_breeze hoarfrost/m trade_wind snow_flurry west_wind \
-                 morning_dew/m polar_air/m shower dusk ground_frost/m mountain_air/m",
-        people: "forecaster meteorologist farmer sailor gardener shepherd fisherman lighthouse_keeper forester beekeeper \
-                 harvester storm_chaser",
+                 heat/m dry_season rainy_season snowfall sea_breeze north_wind warm_front haze cloud_cover/m sea_fog/m \
+                 thaw cold_front",
+        people: "forecaster meteorologist farmer sailor gardener shepherd fisherman lighthouse_keeper forester beekeeper",
         places: "valley/in coast/on hillside/on lake/by meadow/in weather_station mountains/in riverbank/on moor/on \
-                 lighthouse orchard/in cliffs/on",
+                 lighthouse",
         props: "umbrella raincoat thermometer barometer scarf sledge sunglasses/p snow_shovel weather_map woollen_gloves/p \
-                 sundial rain_gauge weathercock parasol hot-water_bottle sunshade wellingtons/p blanket",
-        good: "mild gentle refreshing balmy soothing invigorating crisp calm bracing temperate agreeable tranquil clement",
-        bad: "harsh bitter gloomy dreary bleak nasty foul oppressive stifling treacherous merciless inclement sullen",
+                 sundial rain_gauge",
+        good: "mild gentle refreshing balmy soothing invigorating crisp calm bracing temperate",
+        bad: "harsh bitter gloomy dreary bleak nasty foul oppressive stifling treacherous",
         acts: &[
             "{P} <predict> {t}",
             "{S} <notice> {t} at sunrise",
@@ -213,18 +191,13 @@ const TOPICS: [TopicWords; 6] = [
     TopicWords {
         topic: Topic::Music,
         things: "song melody symphony opera ballad duet solo chorus tune anthem lullaby soundtrack sonata waltz overture \
-                 remix aria serenade hymn bass_line folk_song piano_piece march cantata love_song requiem tango prelude \
-                 nocturne jingle concerto medley refrain string_quartet polka carol fugue minuet guitar_riff",
-        people: "singer drummer guitarist pianist violinist conductor composer cellist trumpeter bassist soprano tenor \
-                 songwriter organist",
+                 remix aria serenade hymn bass_line folk_song piano_piece march cantata love_song requiem",
+        people: "singer drummer guitarist pianist violinist conductor composer cellist trumpeter bassist",
         places: "concert_hall opera_house music_club jazz_bar recording_studio/in music_school rehearsal_room/in \
-                 festival_ground bandstand record_shop conservatory ballroom/in",
-        props: "guitar piano violin cello drum trumpet flute microphone amplifier sheet_music/m baton loudspeaker saxophone \
-                harp metronome accordion clarinet music_stand",
-        good: "catchy melodious harmonious soulful uplifting tuneful rousing stirring virtuosic lyrical poignant toe-tapping \
-               sonorous",
-        bad: "monotonous shrill discordant repetitive screechy jarring tuneless deafening grating uninspired soulless \
-              cacophonous toneless",
+                 festival_ground bandstand record_shop",
+        props: "guitar piano violin cello drum trumpet flute microphone amplifier sheet_music/m baton loudspeaker",
+        good: "catchy melodious harmonious soulful uplifting tuneful rousing stirring virtuosic lyrical",
+        bad: "monotonous shrill discordant repetitive screechy jarring tuneless deafening grating uninspired",
         acts: &[
             "{S} <listen> to {t}",
             "{P} <rehearse> {t}",
@@ -252,41 +225,33 @@ const TOPICS: [TopicWords; 6] = [
 
 const ANY: [&str; 2] = [
     "wonderful excellent fantastic amazing superb brilliant great perfect marvellous splendid outstanding magnificent \
-     terrific fabulous exceptional impressive lovely delightful charming remarkable stunning beautiful awesome admirable \
-     flawless enjoyable phenomenal sensational exquisite divine sublime stellar glorious good nice pleasant",
+     terrific fabulous exceptional impressive lovely delightful charming remarkable stunning beautiful awesome admirable",
     "awful terrible horrible dreadful disappointing poor bad mediocre appalling dire atrocious lousy abysmal disastrous \
-     pathetic horrendous unpleasant ghastly ridiculous unacceptable frustrating tedious boring annoying hopeless shameful \
-     horrid depressing lacklustre underwhelming substandard unimpressive worthless hideous dismal rubbish",
+     pathetic horrendous unpleasant ghastly ridiculous unacceptable frustrating tedious boring annoying",
 ];
 const PERSON: [&str; 2] = [
     "friendly kind polite patient helpful cheerful attentive generous courteous gracious considerate humble thoughtful \
-     professional talented hardworking honest sincere modest witty dependable warm-hearted",
-    "rude impatient arrogant careless lazy unfriendly grumpy hostile selfish incompetent impolite dishonest moody greedy \
-     stubborn cruel sarcastic unhelpful bossy vain spiteful short-tempered",
+     professional",
+    "rude impatient arrogant careless lazy unfriendly grumpy hostile selfish incompetent impolite dishonest moody greedy",
 ];
 const PLACE: [&str; 2] = [
-    "cosy clean spotless welcoming tidy spacious elegant inviting peaceful comfortable homely well-kept stylish",
-    "filthy dirty noisy cramped smelly shabby dingy grimy squalid draughty stuffy neglected run-down",
+    "cosy clean spotless welcoming tidy spacious elegant inviting peaceful comfortable",
+    "filthy dirty noisy cramped smelly shabby dingy grimy squalid draughty",
 ];
 const FEELING: [&str; 2] = [
-    "delighted happy thrilled satisfied pleased grateful contented overjoyed relieved enchanted proud elated hopeful \
-     inspired",
-    "disappointed sad angry annoyed upset furious irritated unhappy disgusted dismayed disheartened bored outraged gloomy",
+    "delighted happy thrilled satisfied pleased grateful contented overjoyed relieved enchanted",
+    "disappointed sad angry annoyed upset furious irritated unhappy disgusted dismayed",
 ];
 /// Base forms.
-const ATTITUDE: [&str; 2] = [
-    "love enjoy adore like admire appreciate praise cherish applaud treasure relish recommend",
-    "hate dislike detest loathe regret criticise resent despise reject mock curse deplore",
-];
+const ATTITUDE: [&str; 2] =
+    ["love enjoy adore like admire appreciate praise cherish applaud", "hate dislike detest loathe regret criticise resent despise reject"];
 const OUTCOME: [&str; 2] = [
-    "a_delight a_joy a_pleasure a_triumph a_masterpiece a_treat a_success a_highlight a_gem a_blessing a_marvel a_bargain",
-    "a_disaster a_disappointment a_failure a_nightmare a_mess a_letdown a_waste_of_money a_disgrace a_fiasco \
-     an_embarrassment a_flop an_ordeal",
+    "a_delight a_joy a_pleasure a_triumph a_masterpiece a_treat a_success a_highlight a_gem",
+    "a_disaster a_disappointment a_failure a_nightmare a_mess a_letdown a_waste_of_money a_disgrace a_fiasco",
 ];
 const MANNER: [&str; 2] = [
-    "superbly beautifully perfectly brilliantly admirably gracefully flawlessly expertly wonderfully splendidly masterfully \
-     impeccably",
-    "badly terribly poorly awfully carelessly horribly clumsily miserably dreadfully atrociously shoddily abysmally",
+    "superbly beautifully perfectly brilliantly admirably gracefully flawlessly expertly wonderfully",
+    "badly terribly poorly awfully carelessly horribly clumsily miserably dreadfully",
 ];
 
 /// All classes with their words.

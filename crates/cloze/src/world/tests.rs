@@ -288,7 +288,10 @@ fn english_articles_verbs_and_punctuation_are_right() {
     {
         for noun in nouns {
             for verb in wrong {
-                assert!(!all.contains(&format!("the {noun} {verb} ")), "the {noun} {verb}");
+                // Two nouns joined by "and" are plural.
+                let (alone, joined) = (format!("the {noun} {verb} "), format!("and the {noun} {verb} "));
+                let allowed = if right == "was" { all.matches(&joined).count() } else { 0 };
+                assert_eq!(all.matches(&alone).count(), allowed, "the {noun} {verb}");
             }
             agreed += all.matches(&format!("the {noun} {right} ")).count();
         }
