@@ -26,11 +26,12 @@ fn documents() -> Vec<String> {
     let mut documents = Vec::new();
     for round in 0..60 {
         for (i, animal) in animals.iter().enumerate() {
-            let (place, next) = (places[(round + i) % places.len()], animals[(i + round) % animals.len()]);
-            documents.push(format!(
-                "On day {round} the {animal} was {place}. The {animal} eats {}. The {next} came, too. It was hungry.",
-                foods[i]
-            ));
+            let (food, place) = (foods[i], places[(round + i) % places.len()]);
+            let mut sentences =
+                [format!("The {animal} eats {food}."), format!("The {animal} sleeps {place}."), format!("The {animal} likes {food}.")];
+            // In a fixed order the model would learn which word stands at which place instead of who eats what.
+            sentences.rotate_left(round % 3);
+            documents.push(sentences[..1 + round / 3 % 3].join(" "));
         }
     }
     documents
@@ -80,21 +81,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         [data]
         dir = {corpus:?}
         [model]
+        family = "modernbert"
         num_hidden_layers = 2
         hidden_size = 64
         num_attention_heads = 2
-        intermediate_size = 256
+        intermediate_size = 192
         max_position_embeddings = 64
-        dropout = 0.0
-        [objective]
-        masking = "whole_word"
         [train]
-        budget = "150 steps"
+        budget = "400 steps"
         batch_tokens = 1024
         micro_batch_tokens = 1024
         sequence_length = 32
         [optimizer]
+        rule = "muon"
         lr = 5e-3
+        [evaluation]
+        every = "20%"
         "#,
         out = folder.join("run")
     ))?;
