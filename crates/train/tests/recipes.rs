@@ -54,6 +54,9 @@ fn bert_base_is_that_of_the_paper() {
     let (family, b) = run.blueprint(30_522).unwrap();
     assert_eq!(family, "bert");
     assert_eq!((b.num_hidden_layers, b.hidden_size, b.num_attention_heads, b.intermediate_size), (12, 768, 12, 3072));
-    assert_eq!((run.train.batch_tokens.max(), run.train.sequence_length.at(0.89), run.train.sequence_length.at(0.9)), (256 * 512, 128, 512));
+    assert_eq!(
+        (run.train.batch_tokens.max(), run.train.sequence_length.at(0.89), run.train.sequence_length.at(0.9)),
+        (256 * 512, 128, 512)
+    );
     assert_eq!((run.optimizer.lr, b.hidden_dropout, run.objective.mask_probability), (1e-4, 0.1, 0.15));
 }
