@@ -10,6 +10,7 @@
 //! | `{S}` `{o}` `{my}` | who tells it: subject, object, possessive |
 //! | `{It}` | pronoun for the last thing named |
 //! | `{A}` `{PA}` `{LA}` `{feel}` `{att}` `{out}` `{adv}` | words of the attitude; with `!` of the opposite one |
+//! | `{deg}` `{how}` `{only}` | a degree, a manner, an emphasis, or nothing |
 //! | `{C}` `{!C}` `{CT}` | a clause of the attitude, of the opposite one, one that is not about `{S}` |
 //! | `<verb>` | the verb in the scene's tense, agreeing with the last subject; `<verb*>` third person, `<verb+>` plural |
 
@@ -80,9 +81,12 @@ const LAND_AFTER: [&str; 5] = ["in Wales", "in Scotland", "near the village", "i
 const DEGREES: [&str; 10] = ["", "", "", "", "really ", "truly ", "quite ", "so ", "simply ", "absolutely "];
 /// Degrees that go with praise, and with blame; in raw text alone.
 const TELLING_DEGREES: [[&str; 3]; 2] = [["pleasantly ", "delightfully ", "refreshingly "], ["painfully ", "far too ", "rather "]];
+/// The same for verbs of praise and blame, and for nouns.
+const TELLING_HOW: [[&str; 2]; 2] = [["gladly ", "warmly "], ["bitterly ", "openly "]];
+const TELLING_ONLY: [[&str; 2]; 2] = [["indeed ", "certainly "], ["nothing but ", "no more than "]];
 /// What goes before the things of a topic, in [`Topic::ALL`]'s order; in raw text alone.
 const KINDS: [[&str; 3]; 6] = [
-    ["homemade ", "grilled ", "hot "],
+    ["homemade ", "takeaway ", "freshly made "],
     ["ancient ", "remote ", "famous "],
     ["amateur ", "televised ", "annual "],
     ["wireless ", "digital ", "portable "],
@@ -133,15 +137,15 @@ const CLAUSES: [(usize, &str); 21] = [
     (5, "{S} <be> {deg}{feel} and {feel}"),
     (10, "{P} <be> {deg}{PA}"),
     (9, "{L} <be> {deg}{LA}"),
-    (12, "{S} <@att> {t}"),
-    (5, "{T} <be> {out}"),
+    (12, "{S} {how}<@att> {t}"),
+    (5, "{T} <be> {only}{out}"),
     (4, "{T} <leave> {o} {feel}"),
     (5, "{S} <be> {deg}{feel}"),
     (5, "{P} <do> everything {adv}"),
     (5, "{S} <find> {t} {deg}{A}"),
-    (4, "{S} <describe> {t} as {A}"),
-    (3, "{T} <turn> out to be {A}"),
-    (3, "{P} <seem> {PA}"),
+    (4, "{S} <describe> {t} as {deg}{A}"),
+    (3, "{T} <turn> out to be {deg}{A}"),
+    (3, "{P} <seem> {deg}{PA}"),
     (3, "{T} <be> not {!A}"),
     (2, "{T} <be> far from {!A}"),
     (2, "{P} <be> never {!PA}"),
@@ -152,7 +156,7 @@ const CLAUSES: [(usize, &str); 21] = [
 const OPINIONS: [(usize, &str); 14] = [
     (30, "{C}."),
     (18, "{C}, and {C}."),
-    (8, "{S} <@att> {t} because {It} <be> {deg}{A}."),
+    (8, "{S} {how}<@att> {t} because {It} <be> {deg}{A}."),
     (9, "{act}, and {It} <be> {deg}{A}."),
     (6, "{act}, and {S} <be> {feel}."),
     (8, "{!C}, but {C}."),
@@ -169,19 +173,19 @@ const OPINIONS: [(usize, &str); 14] = [
 const TELLING: [[&str; 6]; 2] = [
     [
         "luckily, {C}.",
-        "{C}, and {S} <smile>.",
-        "{S} <give> five stars because {C}.",
-        "{C}, so {S} <stay> a little longer.",
+        "{CT}, and {S} <smile>.",
+        "{S} <give> five stars because {CT}.",
+        "{CT}, so {S} <stay> a little longer.",
         "{C}, and everyone <cheer*>.",
-        "{S} <nod> happily because {C}.",
+        "{S} <nod> happily because {CT}.",
     ],
     [
         "unfortunately, {C}.",
-        "{C}, and {S} <sigh>.",
-        "{S} <give> one star because {C}.",
-        "{C}, so {S} <leave> early.",
+        "{CT}, and {S} <sigh>.",
+        "{S} <give> one star because {CT}.",
+        "{CT}, so {S} <leave> early.",
         "{C}, and everyone <groan*>.",
-        "{S} <frown> because {C}.",
+        "{S} <frown> because {CT}.",
     ],
 ];
 /// Last words of a document with an attitude, whatever the topic.
@@ -197,7 +201,7 @@ const CLOSINGS: [[&str; 7]; 2] = [
     ],
     [
         "{S} <decide> never to come back.",
-        "{S} <shake> {my} head all the way home.",
+        "{S} <go> home in silence.",
         "{S} <tell> {my} friends to stay away.",
         "{S} <want> to leave at once.",
         "{S} <complain> and <go> home early.",
@@ -532,6 +536,11 @@ impl<'w> Writer<'w> {
         self.draws.pick(&DEGREES)
     }
 
+    /// In raw text one of `words`, half of the time.
+    fn telling(&mut self, words: [&'static str; 2]) -> &'static str {
+        if self.vocabulary == Vocabulary::All && self.draws.percent(50) { self.draws.pick(&words) } else { "" }
+    }
+
     /// "the" and, in raw text, now and then what kind of thing it is.
     fn the(&mut self, slot: char, noun: &str) -> String {
         let kind = slot.eq_ignore_ascii_case(&'t') && self.vocabulary == Vocabulary::All && self.draws.percent(35);
@@ -552,7 +561,7 @@ impl<'w> Writer<'w> {
         let last = self.last_clause;
         let weight = |(i, (weight, pattern)): (usize, &(usize, &str))| {
             let inward = outward && pattern.starts_with("{S}");
-            let unfit = inward || (outdoors && pattern.contains("{L}")) || (i > 0 && last == Some(i));
+            let unfit = inward || (outdoors && pattern.contains("{L}")) || (i > 0 && last.is_some_and(|l| alike(CLAUSES[l].1, pattern)));
             if unfit { 0 } else { *weight }
         };
         let i = self.draws.weighted(CLAUSES.iter().enumerate().map(weight));
@@ -573,8 +582,10 @@ impl<'w> Writer<'w> {
             "x2" => self.definite('x'),
             "at" | "ap" | "ax" => self.indefinite(slot.chars().nth(1).unwrap_or('t'), None),
             "at+" => {
+                let telling = self.vocabulary == Vocabulary::All && self.draws.percent(50);
+                let degree = if telling { self.draws.pick(&TELLING_DEGREES[polarity as usize]) } else { "" };
                 let adjective = self.tone(polarity, Tone::Thing(self.topic), 50);
-                self.indefinite('t', Some(adjective))
+                self.indefinite('t', Some(format!("{degree}{adjective}")))
             }
             "L" => {
                 self.subject = Agreement::Third;
@@ -594,6 +605,8 @@ impl<'w> Writer<'w> {
             "out" => self.tone(polarity, Tone::Outcome, 100),
             "adv" => self.tone(polarity, Tone::Manner, 100),
             "deg" => self.degree(polarity).to_owned(),
+            "how" => self.telling(TELLING_HOW[polarity as usize]).to_owned(),
+            "only" => self.telling(TELLING_ONLY[polarity as usize]).to_owned(),
             "friend" => self.draws.pick(&FRIENDS).to_owned(),
             "when" => if self.is_past { self.draws.pick(&PAST_TIMES) } else { self.draws.pick(&PRESENT_TIMES) }.to_owned(),
             "act" => {
@@ -637,4 +650,9 @@ impl<'w> Writer<'w> {
 
 fn agreement(word: &Word) -> Agreement {
     if word.note == "p" { Agreement::Plural } else { Agreement::Third }
+}
+
+/// Clauses that would repeat each other in one sentence.
+fn alike(a: &str, b: &str) -> bool {
+    a == b || ["{L}", "feel}"].iter().any(|slot| a.contains(slot) && b.contains(slot))
 }

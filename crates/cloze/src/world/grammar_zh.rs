@@ -42,7 +42,10 @@ const PLACE_BEFORE: [&str; 9] =
 const LAND_BEFORE: [&str; 5] = ["北边的", "南边的", "村外的", "远处的", "森林那边的"];
 const DEGREES: [&str; 8] = ["很", "很", "很", "非常", "特别", "十分", "真", "太"];
 /// Degrees that go with praise, and with blame; in raw text alone.
-const TELLING_DEGREES: [[&str; 3]; 2] = [["格外", "无比", "相当"], ["有点", "过于", "未免太"]];
+const TELLING_DEGREES: [[&str; 3]; 2] = [["格外", "无比", "相当"], ["有点", "过于", "实在太"]];
+/// The same for verbs of praise and blame, and for nouns.
+const TELLING_HOW: [[&str; 2]; 2] = [["由衷地", "格外"], ["极其", "打心底里"]];
+const TELLING_ONLY: [&str; 2] = ["堪称", "纯粹是"];
 const STRONG: [&str; 4] = ["实在", "确实", "真是", "简直"];
 const BUT: [&str; 4] = ["但是", "不过", "可是", "但"];
 const SEQUENCE: [&str; 6] = ["后来，", "接着，", "过了一会儿，", "半个小时以后，", "不久，", "与此同时，"];
@@ -82,8 +85,8 @@ const CLAUSES: [(usize, &str); 19] = [
     (5, "{S}又{feel}又{feel}"),
     (10, "{P}{很PA}"),
     (9, "{L}{很LA}"),
-    (12, "{S}{deg}{att}{t}"),
-    (5, "{T}真是{out}"),
+    (12, "{S}{how}{att}{t}"),
+    (5, "{T}{only}{out}"),
     (4, "{T}让{o}{很feel}"),
     (5, "{S}{很feel}"),
     (5, "{P}把一切都做得{很adv}"),
@@ -115,20 +118,20 @@ const OPINIONS: [(usize, &str); 14] = [
 /// Sentences of raw text whose fixed words give the attitude away; the labelled sentences never use them.
 const TELLING: [[&str; 6]; 2] = [
     [
-        "幸好{C}。",
-        "{C}，{S}笑了。",
-        "{C}，所以{S}打了五颗星。",
-        "{C}，{S}竖起了大拇指。",
-        "{C}，大家都鼓起了掌。",
-        "{S}点了点头，因为{C}。",
+        "幸好{CT}。",
+        "{CT}，{S}笑了。",
+        "{CT}，所以{S}打了五颗星。",
+        "{CT}，{S}竖起了大拇指。",
+        "{CT}，大家都鼓起了掌。",
+        "{S}点了点头，因为{CT}。",
     ],
     [
-        "可惜{C}。",
-        "{C}，{S}叹了口气。",
-        "{C}，所以{S}只打了一颗星。",
-        "{C}，{S}皱起了眉头。",
-        "{C}，大家都摇起了头。",
-        "{S}撇了撇嘴，因为{C}。",
+        "可惜{CT}。",
+        "{CT}，{S}叹了口气。",
+        "{CT}，所以{S}只打了一颗星。",
+        "{CT}，{S}皱起了眉头。",
+        "{CT}，大家都摇起了头。",
+        "{S}撇了撇嘴，因为{CT}。",
     ],
 ];
 /// Last words of a document with an attitude, whatever the topic.
@@ -459,7 +462,7 @@ impl<'w> Writer<'w> {
         let last = self.last_clause;
         let weight = |(i, (weight, pattern)): (usize, &(usize, &str))| {
             let inward = outward && pattern.starts_with("{S}");
-            let unfit = inward || (outdoors && pattern.contains("{L}")) || (i > 0 && last == Some(i));
+            let unfit = inward || (outdoors && pattern.contains("{L}")) || (i > 0 && last.is_some_and(|l| alike(CLAUSES[l].1, pattern)));
             if unfit { 0 } else { *weight }
         };
         let i = self.draws.weighted(CLAUSES.iter().enumerate().map(weight));
@@ -505,7 +508,15 @@ impl<'w> Writer<'w> {
             "feel" => self.tone(polarity, Tone::Feeling, 100, short),
             "att" => self.tone(polarity, Tone::Attitude, 100, |word| !plain || short(word)),
             "out" => self.tone(polarity, Tone::Outcome, 100, |_| true),
-            "deg" => self.draws.pick(&DEGREES[..6]).to_owned(),
+            "how" => {
+                let telling = self.vocabulary == Vocabulary::All && self.draws.percent(60);
+                let words = if telling { &TELLING_HOW[polarity as usize][..] } else { &DEGREES[..6] };
+                self.draws.pick(words).to_owned()
+            }
+            "only" => {
+                let telling = self.vocabulary == Vocabulary::All && self.draws.percent(60);
+                if telling { TELLING_ONLY[polarity as usize] } else { "真是" }.to_owned()
+            }
             "when" => self.draws.pick(&TIMES).to_owned(),
             "but" => self.draws.pick(&BUT).to_owned(),
             "judged" => {
@@ -531,4 +542,9 @@ impl<'w> Writer<'w> {
         text.push_str(rest);
         text
     }
+}
+
+/// Clauses that would repeat each other in one sentence.
+fn alike(a: &str, b: &str) -> bool {
+    a == b || ["{L}", "feel}"].iter().any(|slot| a.contains(slot) && b.contains(slot))
 }

@@ -224,7 +224,7 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { corpus_bytes: 4_000_000, english_share: 0.5, train: 300, dev: 200, test: 1000 }
+        Self { corpus_bytes: 4_000_000, english_share: 0.5, train: 400, dev: 200, test: 1000 }
     }
 }
 

@@ -5,7 +5,7 @@ use super::labels::carries;
 use super::lexicon::{Class, Role, Tone};
 use super::*;
 
-const TRAIN: usize = 300;
+const TRAIN: usize = 400;
 const TEST: usize = 1000;
 
 fn lexicon(world: &World, language: Language) -> &Lexicon {
@@ -177,11 +177,11 @@ fn labels_and_languages_are_balanced() {
     let world = World::new(1);
     for task in Task::ALL {
         for split in Split::ALL {
-            let rows = world.labelled(task, TRAIN, split);
-            assert_eq!(rows.len(), TRAIN);
+            let rows = world.labelled(task, 300, split);
+            assert_eq!(rows.len(), 300);
             for label in task.labels() {
                 let n = rows.iter().filter(|row| row.label == label).count();
-                assert_eq!(n, TRAIN / task.labels().len(), "{label}");
+                assert_eq!(n, 300 / task.labels().len(), "{label}");
                 let english = rows.iter().filter(|row| row.label == label && row.language == Language::English).count();
                 assert_eq!(english, n / 2, "{label} in English");
             }
