@@ -1,7 +1,8 @@
 # `just --list` shows these; each line is an ordinary command.
 
-# everything that a change must pass
-check: fmt-check clippy test doc
+# everything that a change must pass: format, lints, documentation, the quickstart, tests
+check:
+    .ci/run
 
 # the tests that the README names
 test:
