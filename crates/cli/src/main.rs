@@ -86,10 +86,22 @@ fn main() -> std::process::ExitCode {
         // A closed pipe (`cloze predict … | head`) is the reader's wish, not a fault.
         Err(error) if closed_pipe(&error) => 0.into(),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", told(&error));
             1.into()
         }
     }
+}
+
+/// The error and its causes; a cause that is told already is not told twice.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let between = if text.is_empty() { "" } else { ": " };
+            text = format!("{text}{between}{cause}");
+        }
+    }
+    text
 }
 
 fn closed_pipe(error: &anyhow::Error) -> bool {

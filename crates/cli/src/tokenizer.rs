@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use cloze::text::learn::{LearnOptions, LearnProgress, try_learn};
-use cloze::text::read::{Documents, ReadOptions, expand};
+use cloze::text::read::{Documents, OnBad, ReadOptions, expand};
 use cloze::text::tokenizer::Normalization;
 use cloze::text::{Error, Tokenizer};
 use cloze::train::figures::grouped;
@@ -40,6 +40,9 @@ pub(crate) struct Train {
     /// The field or column that holds the text (jsonl, csv, tsv); found by name otherwise
     #[arg(long)]
     text_field: Option<String>,
+    /// Pass over bad rows and lines instead of stopping at the first
+    #[arg(long)]
+    skip_bad: bool,
 }
 
 #[derive(clap::Args)]
@@ -60,7 +63,8 @@ pub(crate) fn run(command: Command, options: &Options) -> anyhow::Result<u8> {
 }
 
 fn train(args: &Train, options: &Options) -> anyhow::Result<u8> {
-    let read = ReadOptions { text_field: args.text_field.clone(), ..ReadOptions::default() };
+    let on_bad = if args.skip_bad { OnBad::SkipAndCount } else { OnBad::Fail };
+    let read = ReadOptions { text_field: args.text_field.clone(), on_bad, ..ReadOptions::default() };
     let sources = expand(&args.input)?;
     let texts = sources.into_iter().flat_map(move |source| -> Box<dyn Iterator<Item = Result<String, Error>> + Send> {
         match Documents::open(&source, &read, Default::default()) {

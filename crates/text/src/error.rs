@@ -53,7 +53,7 @@ pub enum Error {
         feature: &'static str,
     },
     /// Bad content of an input under the policy [`OnBad::Fail`](crate::read::OnBad::Fail).
-    #[error("{0}; fix the file, or skip such places with --on-bad skip")]
+    #[error("{0}; fix the file, or skip such places with --skip-bad")]
     Bad(Fault),
     /// A table lacks a column.
     #[error("{}: no column named {}; it has: {}", path.display(), wanted.join(" or "), found.join(", "))]

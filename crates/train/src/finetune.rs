@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use cloze_model::files::card::Card;
+use cloze_model::files::config::Config;
 use cloze_model::{Heads, Input, LoadReport, Loaded, Model, load_with};
 use cloze_task::metric::classification::Confusion;
 use cloze_task::text_classification::{self as classification, Columns, Examples, TextInput};
@@ -55,7 +56,7 @@ pub struct FinetuneRun {
     /// Tokens run at once; bounds the memory.
     #[serde(default = "default_micro_batch")]
     pub micro_batch_tokens: usize,
-    /// Longer texts are cut to this many tokens.
+    /// Longer texts are cut to this many tokens; 256 by default, or the model's positions where these are fewer.
     #[serde(default = "default_max_length")]
     pub max_length: usize,
     /// Share of the target taken from the label and given to all labels.
@@ -351,6 +352,17 @@ pub struct Finetuned {
     pub loaded: LoadReport,
 }
 
+/// The run with the default length cut to what the model can take; a length that was chosen stays, to be refused.
+fn fitted(run: &FinetuneRun) -> Result<FinetuneRun, TrainError> {
+    let mut run = run.clone();
+    let path = run.model.join("config.json");
+    if run.max_length == default_max_length() && path.exists() {
+        let positions = Config::read(&path)?.size_or("max_position_embeddings", run.max_length)?;
+        run.max_length = run.max_length.min(positions);
+    }
+    Ok(run)
+}
+
 /// Fine-tune; the best epoch's model is written to `out/model`.
 pub fn finetune<B: Backend>(
     backend: &B,
@@ -363,6 +375,7 @@ pub fn finetune<B: Backend>(
     run.check()?;
     run::claim(&run.out, resume)?;
     let tokenizer = Tokenizer::load(&run.model)?;
+    let run = &fitted(run)?;
     let (mut course, labels, data) = Classification::open(run, &tokenizer)?;
     for line in data.lines() {
         observers.event(&Event::note(0, line));
