@@ -1,0 +1,240 @@
+//! The commands as people type them: what they answer, what they refuse, and with which exit code.
+
+mod world;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+
+use world::World;
+
+#[test]
+fn help_is_there_for_every_command() {
+    let world = World::new();
+    let commands = [
+        ("", "quickstart"),
+        ("quickstart", "--corpus"),
+        ("tokenizer train", "--vocab-size"),
+        ("tokenizer encode", "--model"),
+        ("prepare", "--show-masks"),
+        ("pretrain", "--resume"),
+        ("finetune", "--train"),
+        ("evaluate", "--data"),
+        ("predict", "--top-k"),
+        ("inspect", "--tensors"),
+        ("bench", "step"),
+    ];
+    for (command, named) in commands {
+        let help = world.run(&format!("{command} --help")).well();
+        assert!(help.out.contains("Usage: cloze") && help.out.contains(named), "{command}: {}", help.out);
+        assert!(help.err.is_empty(), "{command}: {}", help.err);
+        assert!(help.out.lines().all(|line| line.chars().count() <= 130), "{command}: lines fit a terminal");
+    }
+    assert!(world.run("--version").well().out.starts_with("cloze "));
+    assert!(!world.path("runs").exists(), "help does nothing");
+}
+
+#[test]
+fn a_wrong_command_line_is_exit_code_2() {
+    let world = World::new();
+    for (line, says) in [
+        ("", "Usage"),
+        ("frobnicate", "frobnicate"),
+        ("pretrain", "<RECIPE>"),
+        ("predict --model a --topk 3", "--topk"),
+        ("predict --model a --top-k many x", "many"),
+        ("predict --model a --precision f64 x", "auto, f32 or bf16"),
+        ("predict --model a --input b c", "cannot be used with"),
+        ("quickstart --budget soon", "soon"),
+        ("--threads 0 inspect .", "0"),
+        ("--device gpu9 inspect .", "gpu9"),
+        ("tokenizer train --out x", "--input"),
+    ] {
+        world.run(line).fails(2, &[says]);
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_exit_code_1_with_the_reason_last() {
+    let world = World::new();
+    world.write("empty.txt", "");
+    world.write("broken.toml", "out = \"x\"\n[train]\nbudgte = 3\n");
+    world.write("latin1.txt", b"good line\n\nbad \xe9 line\n");
+    for (line, says) in [
+        ("inspect missing", &["missing", "config.json"][..]),
+        ("predict --model missing text", &["missing", "config.json"]),
+        ("pretrain missing.toml", &["missing.toml"]),
+        ("pretrain broken.toml", &["broken.toml", "line"]),
+        ("tokenizer train --input missing.txt --out v", &["missing.txt"]),
+        ("tokenizer train --input empty.txt --out v", &["empty.txt"]),
+        ("tokenizer train --input latin1.txt --out v", &["latin1.txt:3:", "UTF-8", "--skip-bad"]),
+        ("prepare --input text.txt --tokenizer missing --out c", &["missing"]),
+        ("evaluate --model missing --data text.tsv", &["missing"]),
+        ("finetune --model missing --train a.tsv --dev b.tsv --out c", &["missing"]),
+    ] {
+        let done = world.run(line).fails(1, says);
+        assert!(done.err.lines().any(|l| l.starts_with("error: ")), "{line}: {}", done.err);
+        assert_eq!(done.err.matches(says[0]).count(), 1, "{line}: told once: {}", done.err);
+    }
+    let passed_over = world.run("tokenizer train --input latin1.txt text.txt --out v --vocab-size 60 --skip-bad --json").well().json();
+    assert_eq!(passed_over[0]["documents"], 101);
+}
+
+#[test]
+fn a_vocabulary_is_trained_and_used() {
+    let world = World::prepared();
+    assert!(world.path("vocabulary/tokenizer.json").exists() && world.path("vocabulary/vocab.txt").exists());
+    let done = world.command("tokenizer encode --json --model vocabulary").args(["The old sailor.", "猫 xyz"]).output().unwrap();
+    let answers = world::Done::from(done).well().json();
+    assert_eq!(answers.len(), 2);
+    let tokens: Vec<&str> = answers[0]["tokens"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+    assert_eq!(tokens, ["[CLS]", "the", "old", "sailor", ".", "[SEP]"]);
+    assert_eq!(answers[0]["offsets"][3], serde_json::json!([8, 14]));
+    assert_eq!(answers[1]["tokens"][1], "[UNK]");
+
+    // standard input is a source as any other
+    let mut child = world
+        .command("tokenizer train --input - --vocab-size 60 --out second --json")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&std::fs::read(world.path("text.txt")).unwrap()).unwrap();
+    let report = world::Done::from(child.wait_with_output().unwrap()).well().json();
+    assert_eq!(report[0]["documents"], 100);
+}
+
+#[test]
+fn masks_are_shown() {
+    let world = World::prepared();
+    let done = world.run("prepare --input text.txt --tokenizer vocabulary --out second --show-masks 3").well();
+    assert_eq!(done.out.matches("[SEP]").count(), 3, "{}", done.out);
+    assert!(done.out.contains("[MASK]→") || done.out.contains("[MASK]"), "{}", done.out);
+    assert!(!done.out.contains('\u{1b}'), "no colour where no terminal is");
+    world.run("prepare --input text.txt --tokenizer vocabulary --out second").fails(1, &["second"]);
+}
+
+/// Rows whose label is told by one word.
+fn rows(world: &World, name: &str, from: usize, to: usize) {
+    let mut table = String::from("text\tlabel\n");
+    for i in from..to {
+        let (animal, label) = if i % 3 == 0 { ("dog", "dogs") } else { ("cat", "cats") };
+        let place = ["house", "boat", "river", "sailor", "child"][i % 5];
+        let near = ["near", "under", "with"][i / 5 % 3];
+        table.push_str(&format!("the old {animal} slept {near} the {place} again\t{label}\n"));
+    }
+    world.write(name, table);
+}
+
+#[test]
+fn from_a_recipe_to_answers() {
+    let world = World::prepared();
+    world.recipe(60);
+    let events = world.run("pretrain recipe.toml --json --quiet").well().json();
+    let count = |name: &str| events.iter().filter(|e| e["event"] == name).count();
+    assert_eq!((count("start"), count("step"), count("finished")), (1, 60, 1));
+    for file in ["log.jsonl", "curve.svg", "model/model.safetensors", "model/config.json", "model/tokenizer.json", "model/README.md"] {
+        assert!(world.path("run").join(file).exists(), "{file}");
+    }
+    world.run("pretrain recipe.toml").fails(1, &["holds a run already", "--resume"]);
+    world.run("pretrain recipe.toml --set train.budgets=1").fails(1, &["train.budgets", "unknown field"]);
+
+    // a masked word
+    let done = world.command("predict --model run/model --json --top-k 3").args(["the [MASK] slept", "[MASK] [MASK]"]).output().unwrap();
+    let answers = world::Done::from(done).well().json();
+    assert_eq!(answers[0]["masks"].as_array().unwrap().len(), 1);
+    assert_eq!(answers[1]["masks"].as_array().unwrap().len(), 2);
+    assert_eq!(answers[0]["masks"][0].as_array().unwrap().len(), 3);
+    world.run("predict --model run/model --task text-classification x").fails(1, &["no classifier", "cloze finetune"]);
+    world.run("predict --model run/model --task dance x").fails(1, &["dance", "fill-mask"]);
+
+    // a classifier
+    rows(&world, "train.tsv", 0, 150);
+    rows(&world, "dev.tsv", 150, 210);
+    let done = world
+        .command("finetune --task text-classification --model run/model --train train.tsv --dev dev.tsv --out classifier")
+        .args(["--set", "budget=30 epochs", "--set", "optimizer.lr=3e-3"])
+        .output()
+        .unwrap();
+    let done = world::Done::from(done).well();
+    assert!(done.err.contains("dogs") && done.err.contains("cats"), "the balance of the classes is shown: {}", done.err);
+
+    let figures = world.run("evaluate --model classifier/model --data dev.tsv --json --quiet").well().json();
+    let accuracy = figures[0]["metrics"]["accuracy"].as_f64().unwrap();
+    assert!(accuracy > 0.9, "{}", figures[0]);
+    world.write("other.tsv", "text\tlabel\na cat\tbirds\n");
+    world.run("evaluate --model classifier/model --data other.tsv").fails(1, &["other.tsv", "birds"]);
+    world.write("columns.tsv", "words\tanimal\na cat\tcats\n");
+    world.run("evaluate --model classifier/model --data columns.tsv").fails(1, &["columns.tsv", "words"]);
+
+    // a stream: each line is answered before the next is given
+    let mut child =
+        world.command("predict --model classifier/model --json --quiet").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut give, mut take) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    for (text, label) in [("the old dog slept near the house again", "dogs"), ("the old cat slept near the house again", "cats"), ("", "")]
+    {
+        writeln!(give, "{text}").unwrap();
+        let mut line = String::new();
+        take.read_line(&mut line).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(answer["text"], text);
+        assert!(label.is_empty() || answer["label"] == label, "{answer}");
+        assert!((0.0..=1.0).contains(&answer["score"].as_f64().unwrap()));
+    }
+    drop(give);
+    assert!(child.wait().unwrap().success());
+
+    // a reader that goes away is no fault
+    let many = "the old dog slept\n".repeat(20_000);
+    world.write("many.txt", many);
+    let mut child =
+        world.command("predict --model classifier/model --input many.txt").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.contains("dog"), "{first}");
+    world::Done::from(child.wait_with_output().unwrap()).fails(0, &[]);
+
+    // lines that are no text are named
+    world.write("latin1.txt", b"good\nbad \xe9\n");
+    world.run("predict --model classifier/model --input latin1.txt").fails(1, &["line 2", "UTF-8"]);
+
+    // what folders hold
+    let report = &world.run("inspect run --json").well().json()[0];
+    assert_eq!((&report["model"]["family"], report["model"]["vocabulary"].as_u64().unwrap() > 50), (&"bert".into(), true));
+    let report = &world.run("inspect corpus --json").well().json()[0];
+    assert!(report["corpus"].is_object() && report["tokenizer"].is_object(), "{report}");
+    assert!(world.run("inspect classifier/model --tensors").well().out.contains("classifier.weight"));
+}
+
+/// A full disk ends a run with the reason; what was saved before is sound. Needs leave to mount a small file system.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_keeps_the_last_checkpoint() {
+    let world = World::prepared();
+    world.recipe(300);
+    let disk = world.path("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=1200k", "tmpfs"]).arg(&disk).output();
+    if !mounted.is_ok_and(|done| done.status.success()) {
+        println!("skipped: no leave to mount a file system");
+        return;
+    }
+    // room for the checkpoints that are kept, taken away while the run is going on
+    let mut child = world
+        .command("pretrain recipe.toml --json --quiet --set out=disk/run")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let saved = lines.any(|line| line.contains("\"event\":\"checkpoint\""));
+    let fill = std::fs::write(disk.join("filling"), vec![1u8; 2 << 20]);
+    for _ in lines {}
+    let done = world::Done::from(child.wait_with_output().unwrap());
+    let latest = cloze::train::checkpoint::latest_complete(&disk.join("run/checkpoints"));
+    let unmounted = std::process::Command::new("umount").arg(&disk).status().unwrap();
+    assert!(saved && fill.is_err(), "the disk is full after a first checkpoint");
+    done.fails(1, &["disk", "space"]);
+    let latest = latest.unwrap();
+    assert!(latest.checkpoint.is_some(), "{:?}", latest.skipped);
+    assert!(unmounted.success());
+}
