@@ -5,7 +5,7 @@ use std::time::Instant;
 use cloze::train::memory::Memory;
 use cloze::train::run::Precision;
 
-use crate::options::{Options, print_json};
+use crate::options::{Options, print_json, print_line};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -84,7 +84,7 @@ pub(crate) fn run(command: Command, options: &Options) -> anyhow::Result<u8> {
             "device": device.name(),
         }))?;
     } else {
-        println!(
+        print_line(format_args!(
             "{}: {:.0} tokens/s, {:.1} ms a step (median of {}), {:.0} GFLOP/s = {:.0}% of the measured peak, {memory:.0} MB at most",
             device.name(),
             tokens / median,
@@ -92,7 +92,7 @@ pub(crate) fn run(command: Command, options: &Options) -> anyhow::Result<u8> {
             seconds.len(),
             step.flops() / median / 1e9,
             100.0 * share
-        );
+        ))?;
     }
     Ok(0)
 }

@@ -8,7 +8,7 @@ use cloze::train::run::Precision;
 use indicatif::ProgressBar;
 
 use crate::finetune::table;
-use crate::options::{Options, print_json};
+use crate::options::{Options, print_json, print_line};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -47,7 +47,7 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
         let metrics = cloze::task::text_classification::figures(&confusion);
         print_json(&serde_json::json!({"rows": confusion.total(), "metrics": metrics, "labels": labels, "confusion": confusion}))?;
     } else {
-        println!("{}", table(labels, &confusion));
+        print_line(table(labels, &confusion))?;
     }
     Ok(0)
 }

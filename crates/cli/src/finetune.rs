@@ -9,7 +9,7 @@ use cloze::train::observer::{Control, Reason};
 use cloze::train::record::record;
 use cloze::train::run;
 
-use crate::options::{Options, print_json};
+use crate::options::{Options, print_json, print_line};
 use crate::pretrain::{observers, sets};
 use crate::signals::Signals;
 
@@ -77,7 +77,7 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
             &serde_json::json!({"model": model, "metrics": done.outcome.metrics, "labels": done.labels, "confusion": done.confusion}),
         )?;
     } else if !options.quiet {
-        println!("{}", table(&done.labels, &done.confusion));
+        print_line(table(&done.labels, &done.confusion))?;
     }
     options.say(format!("model: {}", model.display()));
     options.say(format!("try it:  cloze predict --model {} \"a text\"", model.display()));

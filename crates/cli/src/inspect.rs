@@ -10,7 +10,7 @@ use cloze::train::run::Precision;
 use cloze::{Pipeline, model};
 use serde_json::{Value, json};
 
-use crate::options::{Options, print_json};
+use crate::options::{Options, print_json, print_line};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -58,7 +58,7 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     if options.json {
         print_json(&Value::Object(report))?;
     } else {
-        print_tree(&Value::Object(report), 0);
+        print_tree(&Value::Object(report), 0)?;
     }
     Ok(0)
 }
@@ -181,25 +181,27 @@ fn dump(folder: &Path, file: &Path, texts: &[String], options: &Options) -> anyh
 }
 
 /// A JSON value as an indented list.
-fn print_tree(value: &Value, depth: usize) {
+fn print_tree(value: &Value, depth: usize) -> anyhow::Result<()> {
     let indent = "  ".repeat(depth);
-    let Value::Object(map) = value else { return };
+    let Value::Object(map) = value else { return Ok(()) };
     for (key, value) in map {
         match value {
             Value::Object(inner) if inner.is_empty() => {}
             Value::Array(list) if list.is_empty() => {}
             Value::Null => {}
             Value::Object(_) => {
-                println!("{indent}{key}");
-                print_tree(value, depth + 1);
+                print_line(format_args!("{indent}{key}"))?;
+                print_tree(value, depth + 1)?;
             }
-            Value::Array(list) => println!(
-                "{indent}{key:<18} {}",
-                list.iter().map(plain).collect::<Vec<_>>().join(if list.len() > 6 { ",\n                       " } else { ", " })
-            ),
-            other => println!("{indent}{key:<18} {}", plain(other)),
+            Value::Array(list) => {
+                let separator = if list.len() > 6 { ",\n                       " } else { ", " };
+                let items = list.iter().map(plain).collect::<Vec<_>>().join(separator);
+                print_line(format_args!("{indent}{key:<18} {items}"))?;
+            }
+            other => print_line(format_args!("{indent}{key:<18} {}", plain(other)))?,
         }
     }
+    Ok(())
 }
 
 fn plain(value: &Value) -> String {

@@ -45,6 +45,12 @@ impl Options {
     }
 }
 
+/// Print a line of results. A closed pipe is an error like any other, never a panic.
+pub(crate) fn print_line(line: impl std::fmt::Display) -> anyhow::Result<()> {
+    writeln!(std::io::stdout().lock(), "{line}")?;
+    Ok(())
+}
+
 /// Print a value as one JSON line.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();

@@ -10,7 +10,7 @@ use cloze::train::figures::grouped;
 use cloze::train::observer::Control;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::options::{Options, print_json};
+use crate::options::{Options, print_json, print_line};
 use crate::signals::Signals;
 
 #[derive(clap::Args)]
@@ -93,7 +93,7 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
         if options.json {
             print_json(&report)?;
         } else if !options.quiet {
-            println!("{report}");
+            print_line(&report)?;
         }
     }
     if let Some(count) = args.show_masks {
@@ -114,7 +114,7 @@ fn show(args: &Args, count: usize, options: &Options) -> anyhow::Result<()> {
         if options.json {
             print_json(&example)?;
         } else {
-            println!("{}\n", example.render(100, color));
+            print_line(format_args!("{}\n", example.render(100, color)))?;
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use cloze::text::{Error, Tokenizer};
 use cloze::train::figures::grouped;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::options::{Options, print_json};
+use crate::options::{Options, print_json, print_line};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -122,9 +122,9 @@ fn encode(args: &Encode, options: &Options) -> anyhow::Result<u8> {
         if options.json {
             print_json(&serde_json::json!({"text": text, "ids": encoding.ids, "tokens": tokens, "offsets": offsets}))?;
         } else {
-            println!("{text}");
+            print_line(text)?;
             for ((token, id), (start, end)) in tokens.iter().zip(&encoding.ids).zip(&offsets) {
-                println!("  {id:>6}  {start:>4}..{end:<4}  {token}");
+                print_line(format_args!("  {id:>6}  {start:>4}..{end:<4}  {token}"))?;
             }
         }
     }

@@ -238,7 +238,7 @@ fn vocabulary(corpus: &Path, out: &Path, guide: &mut dyn Guide) -> Result<Tokeni
 }
 
 /// Pieces: a tiny model wants a small vocabulary.
-const VOCABULARY: usize = 4096;
+const VOCABULARY: usize = 5120;
 
 /// The recipe of the tiny model.
 fn pretraining(options: &Options, corpus: &Path) -> Result<PretrainRun, Error> {
@@ -312,7 +312,7 @@ fn compare(
             batch_size: 16,
             max_length: 64,
             evaluate: Every::Amount(Budget::Epochs(1.0)),
-            optimizer: OptimizerConfig { lr: 5e-4, beta2: 0.999, eps: 1e-8, ..OptimizerConfig::default() },
+            optimizer: OptimizerConfig { lr: 1e-3, beta2: 0.999, eps: 1e-8, ..OptimizerConfig::default() },
             ..FinetuneRun::new("text-classification", model.to_owned(), train.clone(), dev.clone(), out.clone())
         };
         let mut observers = Observers::new();
@@ -368,9 +368,11 @@ fn answers(
     for (i, probe) in probes.iter().enumerate() {
         let answer = pipeline.fill_mask(&probe.text, 1)?;
         let Some(best) = answer.first().and_then(|c| c.first()) else { continue };
-        right += usize::from(best.token_str == probe.answer);
+        // The vocabulary is in lower case.
+        let hit = best.token_str == probe.answer.to_lowercase();
+        right += usize::from(hit);
         if i % (probes.len() / 6).max(1) == 0 {
-            let verdict = if best.token_str == probe.answer { "✓" } else { "✗" };
+            let verdict = if hit { "✓" } else { "✗" };
             guide.line(&format!("{verdict} {}  →  {} ({:.0}%)", probe.text, best.token_str, 100.0 * best.score));
         }
     }

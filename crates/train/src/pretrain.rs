@@ -204,6 +204,15 @@ impl PretrainRun {
                 Position::Learned { max, .. } | Position::Rotary { max, .. } => *max = longest,
             }
         }
+        if family == "modernbert" && self.objective.sentence_objective != SentenceObjective::None {
+            let expected =
+                "none with model.family = \"modernbert\", which has no head for sentence pairs; or model.family = \"bert\"".into();
+            return Err(TrainError::Value {
+                key: "objective.sentence_objective",
+                found: format!("{:?}", self.objective.sentence_objective),
+                expected,
+            });
+        }
         if let Some(fault) = b.fault() {
             return Err(TrainError::Value { key: "model", found: fault, expected: "sizes that fit together".into() });
         }

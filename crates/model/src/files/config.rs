@@ -138,7 +138,7 @@ impl Config {
     /// Refuse a string that changes the model in a way Cloze does not have.
     pub fn refuse_unless(&self, key: &'static str, only: &'static str) -> Result<(), ModelError> {
         match self.get(key) {
-            Some(v) if v.as_str() != Some(only) => Err(self.unknown(key, &brief(v), only)),
+            Some(v) if v.as_str() != Some(only) => Err(self.unknown(key, brief(v).trim_matches('"'), only)),
             _ => Ok(()),
         }
     }
