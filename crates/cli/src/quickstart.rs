@@ -23,7 +23,7 @@ pub(crate) struct Args {
     #[arg(long)]
     labels: Option<PathBuf>,
     /// Time for pre-training
-    #[arg(long, default_value = "80s")]
+    #[arg(long, default_value = "100s")]
     budget: Budget,
     /// Decides the generated world and everything random
     #[arg(long, default_value_t = 1)]
