@@ -22,7 +22,7 @@ enum Mark {
 
 #[derive(Clone)]
 pub(crate) struct Foreign {
-    library: Library,
+    inner: Library,
     /// The file as it was read, so that it is saved as it was.
     pub(crate) json: String,
     mark: Mark,
@@ -62,11 +62,11 @@ impl Foreign {
             Mark::None
         };
         let special = library.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
-        Ok(Self { library, json, mark, prefix, special })
+        Ok(Self { inner: library, json, mark, prefix, special })
     }
 
     pub(crate) fn encode(&self, text: &str, add_special: bool) -> Result<Encoding, TokenizerError> {
-        guarded(|| self.library.encode(text, add_special))
+        guarded(|| self.inner.encode(text, add_special))
             .map(convert)
             .map_err(|message| TokenizerError::Encode { bytes: text.len(), message })
     }
@@ -74,22 +74,22 @@ impl Foreign {
     pub(crate) fn encode_cut(&self, first: &str, second: Option<&str>, max_length: Option<usize>) -> Result<Encoding, TokenizerError> {
         let failed = |message| TokenizerError::Encode { bytes: first.len() + second.map_or(0, str::len), message };
         let whole = guarded(|| match second {
-            Some(second) => self.library.encode((first, second), true),
-            None => self.library.encode(first, true),
+            Some(second) => self.inner.encode((first, second), true),
+            None => self.inner.encode(first, true),
         })
         .map_err(failed)?;
         let Some(max_length) = max_length.filter(|&max| whole.len() > max) else {
             return Ok(convert(whole));
         };
-        let special = self.library.get_post_processor().map_or(0, |p| p.added_tokens(second.is_some()));
+        let special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(second.is_some()));
         let room = max_length.checked_sub(special).ok_or(TokenizerError::MaxLength { max_length, special })?;
         guarded(|| {
-            let a = self.library.encode(first, false)?;
-            let b = second.map(|second| self.library.encode(second, false)).transpose()?;
+            let a = self.inner.encode(first, false)?;
+            let b = second.map(|second| self.inner.encode(second, false)).transpose()?;
             let params = TruncationParams { max_length: room, ..TruncationParams::default() };
             let (a, b) = truncate_encodings(a, b, &params)?;
             let first = a.len();
-            Ok((self.library.post_process(a, b, true)?, first))
+            Ok((self.inner.post_process(a, b, true)?, first))
         })
         .map(|(encoding, first)| {
             let mut encoding = convert(encoding);
@@ -108,20 +108,20 @@ impl Foreign {
     }
 
     pub(crate) fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
-        guarded(|| self.library.decode(ids, skip_special)).map_err(|message| TokenizerError::Decode { message })
+        guarded(|| self.inner.decode(ids, skip_special)).map_err(|message| TokenizerError::Decode { message })
     }
 
     pub(crate) fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.library.token_to_id(token)
+        self.inner.token_to_id(token)
     }
 
     pub(crate) fn id_to_token(&self, id: u32) -> Option<String> {
-        self.library.id_to_token(id)
+        self.inner.id_to_token(id)
     }
 
     /// One more than the highest id, so that every id fits an embedding of this size.
     pub(crate) fn vocab_size(&self) -> usize {
-        let vocab = self.library.get_vocab(true);
+        let vocab = self.inner.get_vocab(true);
         vocab.values().max().map_or(0, |&id| id as usize + 1)
     }
 
@@ -129,7 +129,7 @@ impl Foreign {
         if self.special.contains(&id) {
             return false;
         }
-        match (self.mark, self.library.id_to_token(id)) {
+        match (self.mark, self.inner.id_to_token(id)) {
             (Mark::Continuation, Some(piece)) => piece.starts_with(&self.prefix),
             (Mark::Start(mark), Some(piece)) => !piece.starts_with(mark),
             _ => false,
