@@ -12,6 +12,7 @@ mod pretrain;
 mod progress;
 mod quickstart;
 mod signals;
+mod tasks;
 mod tokenizer;
 
 use clap::{Parser, Subcommand};
