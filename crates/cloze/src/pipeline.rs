@@ -8,7 +8,7 @@ use cloze_task::run::Packed;
 use cloze_task::text_classification::TextInput;
 use cloze_task::{Columns, Context, Figures, Head, Job, Options, Output, Row, Rows, Runner, Sequence, Settings, Task, TaskError};
 use cloze_task::{answers, fill_mask, require, text_classification as classification};
-use cloze_tensor::{Backend, Dtype, Tape, Weights};
+use cloze_tensor::{Backend, Dtype, Operands, Tape, Weights};
 use cloze_text::{Encoding, Tokenizer};
 use cloze_train::run::Precision;
 use serde_json::Value;
@@ -70,8 +70,9 @@ impl<B: Backend> Engine for Loaded<'_, B> {
     }
 }
 
-/// Tokens that one forward pass of a pipeline holds.
-const BATCH_TOKENS: usize = 8192;
+/// Tokens that one forward pass of a pipeline holds: enough for products at full speed, few enough that the activations
+/// of a layer stay in the caches.
+const BATCH_TOKENS: usize = 1024;
 
 /// Rows that are encoded and answered together.
 const CHUNK: usize = 512;
@@ -79,18 +80,19 @@ const CHUNK: usize = 512;
 impl<'d> Pipeline<'d> {
     /// Load a model folder. `max_length`: longer texts are cut; the model's own limit when `None`.
     pub fn load(device: &'d Device, folder: &Path, precision: Precision, max_length: Option<usize>) -> Result<Self, Error> {
-        let loaded = cloze_model::load(folder)?;
+        let opened = cloze_model::open(folder, None, 0)?;
         let tokenizer = Tokenizer::load(folder)?;
         let settings = Settings::read(folder)?;
-        let longest = loaded.model.blueprint.position.longest();
+        let longest = opened.model.blueprint.position.longest();
         let max_length = max_length.map_or(settings.max_length.unwrap_or(512).clamp(3, longest), |m| m.clamp(3, longest));
         let dtype = device.dtype(precision);
         let Device::Cpu(cpu) = device;
-        let weights = loaded.model.frozen(&**cpu, &loaded.values, dtype);
+        let operands = if dtype == Dtype::Bf16 { Operands::Bf16 } else { Operands::F32 };
+        let weights = opened.model.freeze(&**cpu, |_| operands, |spec| opened.read(spec))?;
         let engine = Loaded { backend: &**cpu, weights, dtype, batch_tokens: BATCH_TOKENS.max(max_length) };
-        let heads = &loaded.model.heads;
+        let heads = &opened.model.heads;
         let context = Context { tokenizer, labels: heads.labels.clone(), problem: heads.problem, max_length, settings };
-        Ok(Self { engine: Box::new(engine), model: loaded.model, context: Arc::new(context), new: loaded.report.new })
+        Ok(Self { engine: Box::new(engine), model: opened.model, context: Arc::new(context), new: opened.report.new })
     }
 
     /// The model.

@@ -4,4 +4,5 @@ pub mod card;
 pub mod config;
 pub mod hub_folder;
 mod mapped;
+pub mod quantized;
 pub mod safetensors;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::config::read_json;
-use super::mapped::map;
+use super::mapped::{map, release};
 use crate::error::ModelError;
 
 /// A tensor on the host: its shape and its values.
@@ -50,6 +50,11 @@ impl TensorFiles {
         Ok(all)
     }
 
+    /// Give the memory of what was read so far back; the files stay mapped.
+    pub fn release(&self) {
+        self.files.iter().for_each(|(_, mapped)| release(mapped));
+    }
+
     /// All tensor names, sorted.
     pub fn names(&self) -> &[String] {
         &self.names
@@ -83,6 +88,14 @@ impl TensorFiles {
             }
         };
         Ok(Some((view.shape().to_vec(), values)))
+    }
+
+    /// A tensor of signed bytes; `None` when there is none of that name or it is none.
+    pub fn read_i8(&self, name: &str) -> Option<Vec<i8>> {
+        let (path, mapped) = &self.files[*self.places.get(name)?];
+        let file = parse(path, mapped).ok()?;
+        let view = file.tensor(name).ok()?;
+        (view.dtype() == Dtype::I8).then(|| bytemuck::cast_slice(view.data()).to_vec())
     }
 
     /// A tensor of integers (indices, labels) as u32; `None` when there is none of that name or it is none.
@@ -144,6 +157,10 @@ pub struct OutTensor<'a> {
 pub enum OutValues<'a> {
     /// Weights, activations.
     F32(&'a [f32]),
+    /// Weights in half the size.
+    Bf16(&'a [half::bf16]),
+    /// Quantised weights.
+    I8(&'a [i8]),
     /// Ids.
     I64(&'a [i64]),
 }
@@ -154,6 +171,8 @@ pub fn write(path: &Path, tensors: &[OutTensor], metadata: &[(&str, String)]) ->
     for t in tensors {
         let (dtype, bytes) = match t.values {
             OutValues::F32(values) => (Dtype::F32, bytemuck::cast_slice(values)),
+            OutValues::Bf16(values) => (Dtype::BF16, bytemuck::cast_slice(values)),
+            OutValues::I8(values) => (Dtype::I8, bytemuck::cast_slice(values)),
             OutValues::I64(values) => (Dtype::I64, bytemuck::cast_slice(values)),
         };
         let view = TensorView::new(dtype, t.shape.clone(), bytes)
