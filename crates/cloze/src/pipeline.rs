@@ -71,8 +71,9 @@ impl<B: Backend> Engine for Loaded<'_, B> {
 const BATCH_TOKENS: usize = 8192;
 
 impl<'d> Pipeline<'d> {
-    /// Load a model folder. `max_length`: longer texts are cut; the model's own limit when `None`.
+    /// Load a model folder, or a model of the hub by its name. `max_length`: longer texts are cut; the model's own limit when `None`.
     pub fn load(device: &'d Device, folder: &Path, precision: Precision, max_length: Option<usize>) -> Result<Self, Error> {
+        let folder = &crate::hub::model_folder(folder, &mut |_| ())?;
         let loaded = cloze_model::load(folder)?;
         let tokenizer = Tokenizer::load(folder)?;
         let longest = loaded.model.blueprint.position.longest();
@@ -120,7 +121,12 @@ impl<'d> Pipeline<'d> {
     /// Everything that the model computes for one text.
     pub fn states(&self, text: &str) -> Result<(Encoding, States), Error> {
         let encoding = self.tokenizer.encode_truncated(text, self.max_length)?;
-        let states = self.engine.states(&self.model, &encoding);
+        let states = self.states_of(&encoding);
         Ok((encoding, states))
+    }
+
+    /// The same for tokens that are there already; their ids must be below the size of the vocabulary.
+    pub fn states_of(&self, encoding: &Encoding) -> States {
+        self.engine.states(&self.model, encoding)
     }
 }

@@ -11,6 +11,7 @@ pub mod family;
 pub mod files;
 pub mod head;
 mod model;
+pub mod onnx;
 pub mod params;
 pub mod registry;
 pub mod transformer;
