@@ -428,7 +428,7 @@ impl Encoder<'_> {
         if let Some(spec) = self.model.table().specs().iter().find(|s| !known(&s.name)) {
             return Err(self.unknown(format!("the parameter {}", spec.name)));
         }
-        let mut logits = |e: &mut Self, value: &str, axes: &[Axis], name: &str| e.g.output(name, value, F32, axes);
+        let logits = |e: &mut Self, value: &str, axes: &[Axis], name: &str| e.g.output(name, value, F32, axes);
         if self.has("pooler.weight") {
             let row = self.row(hidden);
             let pooled = self.dense(&row, "pooler")?;

@@ -240,6 +240,7 @@ impl Container {
         for names in by_place.values().filter(|names| names.iter().any(|n| !is_copy(n))) {
             copies.extend(names.iter().filter(|n| is_copy(n)).map(|n| (*n).clone()));
         }
+        copies.sort();
         copies
     }
 
