@@ -14,6 +14,7 @@ mod pretrain;
 mod progress;
 mod quickstart;
 mod signals;
+mod tasks;
 mod tokenizer;
 
 use clap::{Parser, Subcommand};
