@@ -1,8 +1,10 @@
 //! The command line: one file per command, no logic of its own.
 
 mod bench;
+mod convert;
 mod dashboard;
 mod evaluate;
+mod export;
 mod finetune;
 mod inspect;
 mod options;
@@ -58,6 +60,10 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Answers for texts given as arguments, in a file or on standard input
     Predict(predict::Args),
+    /// A checkpoint of PyTorch or TensorFlow as a Hugging Face folder
+    Convert(convert::Args),
+    /// A model for other runtimes, as ONNX
+    Export(export::Args),
     /// What a model, a corpus or a tokenizer folder holds
     Inspect(inspect::Args),
     /// Time the training step
@@ -76,6 +82,8 @@ fn main() -> std::process::ExitCode {
         Command::Finetune(args) => finetune::run(args, options),
         Command::Evaluate(args) => evaluate::run(args, options),
         Command::Predict(args) => predict::run(args, options),
+        Command::Convert(args) => convert::run(args, options),
+        Command::Export(args) => export::run(args, options),
         Command::Inspect(args) => inspect::run(args, options),
         Command::Bench(command) => bench::run(command, options),
     };

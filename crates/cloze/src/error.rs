@@ -18,6 +18,9 @@ pub enum Error {
     /// Training.
     #[error(transparent)]
     Train(#[from] cloze_train::TrainError),
+    /// A model by name.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// A device that is not known.
     #[error("device \"{found}\" is not known; this build has cpu and auto")]
     Device {

@@ -7,8 +7,11 @@
 //! The crates underneath are re-exported: [`text`], [`model`], [`task`], [`train`], [`tensor`].
 
 pub mod bench;
+pub mod convert;
 mod device;
+pub mod doctor;
 mod error;
+pub mod hub;
 mod pipeline;
 pub mod quickstart;
 pub mod world;
@@ -43,5 +46,6 @@ pub fn finetune(
     control: &Control,
 ) -> Result<Finetuned, Error> {
     let Device::Cpu(cpu) = device;
+    let run = &FinetuneRun { model: hub::model_folder(&run.model, &mut |_| ())?, ..run.clone() };
     Ok(cloze_train::finetune::finetune(&**cpu, run, device.for_run(run.precision), resume, observers, control)?)
 }

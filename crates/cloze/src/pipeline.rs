@@ -78,8 +78,9 @@ const BATCH_TOKENS: usize = 1024;
 const CHUNK: usize = 512;
 
 impl<'d> Pipeline<'d> {
-    /// Load a model folder. `max_length`: longer texts are cut; the model's own limit when `None`.
+    /// Load a model folder, or a model of the hub by its name. `max_length`: longer texts are cut; the model's own limit when `None`.
     pub fn load(device: &'d Device, folder: &Path, precision: Precision, max_length: Option<usize>) -> Result<Self, Error> {
+        let folder = &crate::hub::model_folder(folder, &mut |_| ())?;
         let opened = cloze_model::open(folder, None, 0)?;
         let tokenizer = Tokenizer::load(folder)?;
         let settings = Settings::read(folder)?;
@@ -226,8 +227,13 @@ impl<'d> Pipeline<'d> {
     /// Everything that the model computes for one text.
     pub fn states(&self, text: &str) -> Result<(Encoding, States), Error> {
         let encoding = self.context.tokenizer.encode_truncated(text, self.context.max_length)?;
-        let states = self.engine.states(&self.model, &encoding);
+        let states = self.states_of(&encoding);
         Ok((encoding, states))
+    }
+
+    /// The same for tokens that are there already; their ids must be below the size of the vocabulary.
+    pub fn states_of(&self, encoding: &Encoding) -> States {
+        self.engine.states(&self.model, encoding)
     }
 }
 

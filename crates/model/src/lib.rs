@@ -12,6 +12,7 @@ pub mod files;
 mod frozen;
 pub mod head;
 mod model;
+pub mod onnx;
 pub mod params;
 pub mod registry;
 pub mod transformer;
