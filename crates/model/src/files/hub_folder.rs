@@ -189,9 +189,10 @@ impl Opened {
         Ok(Frozen::Int8 { values: values.into(), scales: scales.into() })
     }
 
-    /// Whether some matrix stands in the files as bytes.
-    pub fn is_quantized(&self) -> bool {
-        self.places.values().flatten().any(|name| self.files.names().contains(&quantized::scale_name(name)))
+    /// Whether a matrix stands in the files as bytes.
+    pub fn is_bytes(&self, spec: &Spec) -> bool {
+        let names = self.names_of(spec);
+        !names.is_empty() && names.iter().all(|name| self.files.describe(name).is_some_and(|(_, kind)| kind == "I8"))
     }
 
     /// The tensors of a parameter; none where no file holds it.

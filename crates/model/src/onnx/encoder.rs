@@ -59,7 +59,8 @@ impl Encoder<'_> {
     fn param(&mut self, name: &str) -> Result<String, ModelError> {
         let spec = self.spec(name).ok_or_else(|| self.unknown(format!("no parameter {name}")))?;
         let p = spec.param;
-        let dims: Vec<usize> = if name.ends_with(".bias") || p.rows == 1 && spec.units().1 == 1 { vec![p.len()] } else { vec![p.rows, p.cols] };
+        let dims: Vec<usize> =
+            if name.ends_with(".bias") || p.rows == 1 && spec.units().1 == 1 { vec![p.len()] } else { vec![p.rows, p.cols] };
         let values = &self.values[p.range()];
         Ok(self.g.weights(name, &dims, values.iter().copied()))
     }
@@ -424,7 +425,8 @@ impl Encoder<'_> {
 
     fn heads(&mut self, hidden: &str, batch: &Axis, sequence: &Axis) -> Result<(), ModelError> {
         let known = ["layer.", "embeddings.", "final_norm.", "mlm.", "pooler.", "nsp.", "classifier.", "summary.", "rtd."];
-        let known = |name: &str| known.iter().any(|prefix| name.starts_with(prefix)) || HEADS.iter().any(|(prefix, _)| name.starts_with(prefix));
+        let known =
+            |name: &str| known.iter().any(|prefix| name.starts_with(prefix)) || HEADS.iter().any(|(prefix, _)| name.starts_with(prefix));
         if let Some(spec) = self.model.table().specs().iter().find(|s| !known(&s.name)) {
             return Err(self.unknown(format!("the parameter {}", spec.name)));
         }

@@ -41,7 +41,13 @@ pub struct Exported {
 ///
 /// # Errors
 /// [`ModelError::Export`] when the model has a part that the export does not know, and when a file cannot be written.
-pub fn export(path: &Path, model: &Model, values: &[f32], sentence: Option<&SentenceModel>, external: bool) -> Result<Exported, ModelError> {
+pub fn export(
+    path: &Path,
+    model: &Model,
+    values: &[f32],
+    sentence: Option<&SentenceModel>,
+    external: bool,
+) -> Result<Exported, ModelError> {
     assert_eq!(values.len(), model.table().flat_len(), "values of another model");
     let mut graph = encoder::graph(model, values, sentence)?;
     let outputs = graph.output.iter().map(|o| o.name.clone()).collect();
