@@ -11,6 +11,7 @@ mod prepare;
 mod pretrain;
 mod progress;
 mod quickstart;
+mod search;
 mod signals;
 mod tasks;
 mod tokenizer;
@@ -58,6 +59,9 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Answers for texts given as arguments, in a file or on standard input
     Predict(predict::Args),
+    /// Index a file by meaning, and ask it
+    #[command(subcommand)]
+    Search(search::Command),
     /// What a model, a corpus or a tokenizer folder holds
     Inspect(inspect::Args),
     /// Time the training step
@@ -76,6 +80,7 @@ fn main() -> std::process::ExitCode {
         Command::Finetune(args) => finetune::run(args, options),
         Command::Evaluate(args) => evaluate::run(args, options),
         Command::Predict(args) => predict::run(args, options),
+        Command::Search(command) => search::run(command, options),
         Command::Inspect(args) => inspect::run(args, options),
         Command::Bench(command) => bench::run(command, options),
     };

@@ -11,6 +11,7 @@ mod device;
 mod error;
 mod pipeline;
 pub mod quickstart;
+pub mod search;
 pub mod world;
 
 pub use cloze_model as model;
