@@ -187,7 +187,8 @@ impl Index {
 
     /// The `top` rows nearest to a vector of length 1, with their cosines; of equals the first.
     pub fn nearest(&self, asked: &[f32], top: usize) -> Vec<(usize, f32)> {
-        let scores: Vec<f32> = self.vectors.chunks_exact(self.manifest.width.max(1)).map(|v| v.iter().zip(asked).map(|(a, b)| a * b).sum()).collect();
+        let scores: Vec<f32> =
+            self.vectors.chunks_exact(self.manifest.width.max(1)).map(|v| v.iter().zip(asked).map(|(a, b)| a * b).sum()).collect();
         let mut order: Vec<usize> = (0..scores.len()).collect();
         let better = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
         if top < order.len() {

@@ -171,7 +171,15 @@ fn training_rows_of_entities_label_the_pieces_that_begin_words() {
 fn reader(start: u32, end: u32) -> impl Fn(&Sequence) -> Output {
     move |s| {
         let first = s.segments.iter().position(|&x| x == 1).unwrap_or(s.ids.len());
-        let logit = |t: usize, wanted: u32| if t >= first && s.ids[t] == wanted { 8.0 } else if t == 0 { 1.0 } else { 0.0 };
+        let logit = |t: usize, wanted: u32| {
+            if t >= first && s.ids[t] == wanted {
+                8.0
+            } else if t == 0 {
+                1.0
+            } else {
+                0.0
+            }
+        };
         rows(2, (0..s.ids.len()).flat_map(|t| [logit(t, start), logit(t, end)]).collect())
     }
 }
@@ -184,7 +192,8 @@ fn answers_are_found_in_long_contexts() {
     let input = json!({"question": "who was born?", "context": passage});
     let job = require("question-answering").unwrap().encode(&context, &input, &Options::default()).unwrap();
     assert!(job.sequences.len() > 2 && job.sequences.iter().all(|s| s.ids.len() <= 24), "{}", job.sequences.len());
-    let answer = ask("question-answering", &context, input.clone(), &Options { top_k: Some(3), stride: Some(6), ..Options::default() }, &model);
+    let answer =
+        ask("question-answering", &context, input.clone(), &Options { top_k: Some(3), stride: Some(6), ..Options::default() }, &model);
     assert_eq!(answer["answer"], "Marie Curie");
     let (start, end) = (answer["start"].as_u64().unwrap() as usize, answer["end"].as_u64().unwrap() as usize);
     assert_eq!(passage.chars().skip(start).take(end - start).collect::<String>(), "Marie Curie");
@@ -221,7 +230,9 @@ fn training_spans_are_the_tokens_of_the_answer() {
         assert_eq!(pieces.concat(), "北京大学", "{answers}");
     }
     // in several windows those without the answer point at the first token
-    let row = Row::new(json!({"question": "who?", "context": format!("{} Marie sat. {}", "the cat ran. ".repeat(9), "a dog. ".repeat(9)), "answers": ["Marie"]}));
+    let row = Row::new(
+        json!({"question": "who?", "context": format!("{} Marie sat. {}", "the cat ran. ".repeat(9), "a dog. ".repeat(9)), "answers": ["Marie"]}),
+    );
     let examples = learning.examples(&context, &row).unwrap();
     let spans: Vec<bool> = examples.iter().map(|e| e.target != cloze_task::loss::Target::Span { start: 0, end: 0 }).collect();
     assert!(spans.len() > 2 && spans.contains(&true) && spans.contains(&false), "{spans:?}");
@@ -267,7 +278,8 @@ fn choices_and_labels_given_with_the_text() {
 #[test]
 fn masks_are_filled_alone_together_and_by_whole_words() {
     let context = context(&[], Problem::SingleLabel, 32);
-    let (cat, dog, play, ing, s) = (id(&context, "cat"), id(&context, "dog"), id(&context, "play"), id(&context, "##ing"), id(&context, "##s"));
+    let (cat, dog, play, ing, s) =
+        (id(&context, "cat"), id(&context, "dog"), id(&context, "play"), id(&context, "##ing"), id(&context, "##s"));
     let vocabulary = context.tokenizer.vocab_size();
     // p(token) falls with the id's distance from a favourite; behind `cat` the favourite is `sat`
     let sat = id(&context, "sat");
@@ -341,7 +353,8 @@ fn vectors_are_cut_normalised_and_compared() {
     assert!(close(&vector[0], 0.6) && close(&vector[1], 0.8), "{vector}");
     let raw = Options { normalize: Some(false), ..Options::default() };
     assert_eq!(ask("sentence-embedding", &context, json!("cat"), &raw, model), json!([3.0, 4.0, 100.0]));
-    let near = ask("sentence-similarity", &context, json!({"source_sentence": "cat", "sentences": ["dog", "the dog ran in"]}), &options, model);
+    let near =
+        ask("sentence-similarity", &context, json!({"source_sentence": "cat", "sentences": ["dog", "the dog ran in"]}), &options, model);
     assert!(close(&near[0], 1.0) && near[1].as_f64().unwrap() < 0.999, "{near}");
     let picked = ask("recommendation", &context, json!({"history": ["cat"], "candidates": ["the dog ran in", "dog"]}), &options, model);
     assert_eq!(picked[0]["index"], 1);
@@ -363,7 +376,8 @@ fn sentences_are_chosen_and_given_in_their_order() {
         };
         rows(2, asked.iter().enumerate().flat_map(logits).collect())
     };
-    let answer = ask("extractive-summarization", &context, json!({ "text": text }), &Options { top_k: Some(2), ..Options::default() }, model);
+    let answer =
+        ask("extractive-summarization", &context, json!({ "text": text }), &Options { top_k: Some(2), ..Options::default() }, model);
     assert_eq!(answer["summary"], "a dog ran in paris. marie curie was good.");
     let learning = require("extractive-summarization").unwrap().learning().unwrap();
     let row = Row::new(json!({"text": text, "summary": "a dog ran; marie was good"}));

@@ -12,7 +12,7 @@ use cloze_text::Tokenizer;
 use cloze_text::tokenizer::WordPieceOptions;
 use cloze_train::TrainError;
 use cloze_train::budget::Budget;
-use cloze_train::finetune::{ClassWeights, Finetuned, FinetuneRun, finetune};
+use cloze_train::finetune::{ClassWeights, FinetuneRun, Finetuned, finetune};
 use cloze_train::fit::Every;
 use cloze_train::observer::{Control, Observers};
 use cloze_train::pretrain::Device;
@@ -197,9 +197,12 @@ fn vectors_of_one_animal_come_together() {
 
 #[test]
 fn rankings_summaries_and_recommendations_are_learned() {
-    learned("rerank", "mrr@10", 0.95, &|d| {
-        json!({"query": d.around("where"), "texts": [d.around("yes")], "negatives": [d.around("no"), d.around("cat")]})
-    });
+    learned(
+        "rerank",
+        "mrr@10",
+        0.95,
+        &|d| json!({"query": d.around("where"), "texts": [d.around("yes")], "negatives": [d.around("no"), d.around("cat")]}),
+    );
     learned("extractive-summarization", "rouge1", 0.8, &|d| {
         let at = d.below(3);
         let parts: Vec<String> = (0..3).map(|i| d.around(if i == at { "yes" } else { "no" })).collect();
