@@ -14,6 +14,7 @@ mod pretrain;
 mod progress;
 mod quantize;
 mod quickstart;
+mod search;
 mod signals;
 mod tasks;
 mod tokenizer;
@@ -67,6 +68,9 @@ enum Command {
     Export(export::Args),
     /// A model in a quarter of its size, checked on your rows
     Quantize(quantize::Args),
+    /// Index a file by meaning, and ask it
+    #[command(subcommand)]
+    Search(search::Command),
     /// What a model, a corpus or a tokenizer folder holds
     Inspect(inspect::Args),
     /// Time the training step
@@ -88,6 +92,7 @@ fn main() -> std::process::ExitCode {
         Command::Convert(args) => convert::run(args, options),
         Command::Export(args) => export::run(args, options),
         Command::Quantize(args) => quantize::run(args, options),
+        Command::Search(command) => search::run(command, options),
         Command::Inspect(args) => inspect::run(args, options),
         Command::Bench(command) => bench::run(command, options),
     };

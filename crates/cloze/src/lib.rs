@@ -15,6 +15,7 @@ pub mod hub;
 mod pipeline;
 pub mod quantize;
 pub mod quickstart;
+pub mod search;
 pub mod world;
 
 pub use cloze_model as model;
