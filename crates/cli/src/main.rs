@@ -11,6 +11,7 @@ mod prepare;
 mod pretrain;
 mod progress;
 mod quickstart;
+mod serve;
 mod signals;
 mod tokenizer;
 
@@ -28,6 +29,7 @@ use options::Options;
 ///   cloze pretrain recipes/english-mini.toml --set data.dir=corpus
 ///   cloze finetune --model runs/english-mini/model --train train.tsv --dev dev.tsv --out runs/classifier
 ///   cloze predict --model runs/classifier/model "a text to classify"
+///   cloze serve --model runs/classifier/model
 ///
 /// Exit codes: 0 done; 1 it could not be done, and the last line says why; 2 the command line is wrong; 130 and 143 a training
 /// run was interrupted and has saved its state.
@@ -57,6 +59,8 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Answers for texts given as arguments, in a file or on standard input
     Predict(predict::Args),
+    /// An HTTP server for a model: text-embeddings-inference, OpenAI embeddings, every task, and a page
+    Serve(Box<serve::Args>),
     /// What a model, a corpus or a tokenizer folder holds
     Inspect(inspect::Args),
     /// Time the training step
@@ -75,6 +79,7 @@ fn main() -> std::process::ExitCode {
         Command::Finetune(args) => finetune::run(args, options),
         Command::Evaluate(args) => evaluate::run(args, options),
         Command::Predict(args) => predict::run(args, options),
+        Command::Serve(args) => serve::run(*args, options),
         Command::Inspect(args) => inspect::run(args, options),
         Command::Bench(command) => bench::run(command, options),
     };
