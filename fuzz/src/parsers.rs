@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use cloze::model::files::safetensors::TensorFiles;
-use cloze::task::text_classification::{Columns, Examples};
+use cloze::task::{Columns, Rows, TASKS};
 use cloze::text::read::{Documents, ReadOptions, expand};
 use cloze::text::shard::Shard;
 use cloze::text::{Dataset, MANIFEST, Manifest, Split, Tokenizer};
@@ -137,9 +137,9 @@ fn recipe(bytes: &[u8]) {
 
 fn table(name: &str, bytes: &[u8]) {
     file(name, bytes, |_, path| {
-        for labelled in [false, true] {
-            if let Ok(examples) = Examples::open(path, &Columns::default(), labelled) {
-                let _ = examples.take(10_000).count();
+        for (task, labelled) in TASKS.iter().flat_map(|task| [(task, false), (task, true)]) {
+            if let Ok(rows) = Rows::open(path, task.fields(), &Columns::default(), labelled) {
+                let _ = rows.take(10_000).count();
             }
         }
     });

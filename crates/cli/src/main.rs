@@ -13,6 +13,7 @@ mod progress;
 mod quickstart;
 mod serve;
 mod signals;
+mod tasks;
 mod tokenizer;
 
 use clap::{Parser, Subcommand};

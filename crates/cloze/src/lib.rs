@@ -23,7 +23,6 @@ pub use device::{Device, DeviceChoice};
 pub use error::Error;
 pub use pipeline::{Pipeline, States};
 
-use cloze_task::metric::classification::Confusion;
 use cloze_train::finetune::{FinetuneRun, Finetuned};
 use cloze_train::fit::Outcome;
 use cloze_train::observer::{Control, Observers};
@@ -45,30 +44,4 @@ pub fn finetune(
 ) -> Result<Finetuned, Error> {
     let Device::Cpu(cpu) = device;
     Ok(cloze_train::finetune::finetune(&**cpu, run, device.for_run(run.precision), resume, observers, control)?)
-}
-
-/// Evaluate a classifier on a labelled table: the confusion matrix, in the order of the model's labels.
-pub fn evaluate(
-    pipeline: &Pipeline,
-    data: &std::path::Path,
-    columns: &cloze_task::text_classification::Columns,
-    progress: &mut dyn FnMut(u64),
-) -> Result<Confusion, Error> {
-    use cloze_task::text_classification::{Example, Examples, TextInput, label_ids};
-    let labels = &pipeline.model().heads.labels;
-    let mut confusion = Confusion::new(labels.len());
-    let mut examples = Examples::open(data, columns, true)?;
-    loop {
-        let chunk: Vec<Example> = examples.by_ref().take(1024).collect::<Result<_, _>>()?;
-        if chunk.is_empty() {
-            return Ok(confusion);
-        }
-        let ids = label_ids(data, &chunk, labels)?;
-        let inputs: Vec<TextInput> = chunk.into_iter().map(|e| e.input).collect();
-        for (answer, &label) in pipeline.classify(&inputs)?.iter().zip(&ids) {
-            let prediction = labels.iter().position(|l| *l == answer.label).unwrap_or(0);
-            confusion.add(label as usize, prediction);
-        }
-        progress(confusion.total());
-    }
 }

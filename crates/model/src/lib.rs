@@ -9,6 +9,7 @@ pub mod blueprint;
 mod error;
 pub mod family;
 pub mod files;
+mod frozen;
 pub mod head;
 mod model;
 pub mod params;

@@ -15,13 +15,17 @@ const PACKED_BYTES: usize = 4 << 20;
 /// Products with fewer multiplications run on the calling thread: waking others would take longer.
 pub(super) const SERIAL: usize = 1 << 17;
 
-/// Words of depth: one word holds one f32 or two bf16.
+/// Words of depth: one word holds one f32, two bf16 or four bytes.
 pub(super) fn words(k: usize, precision: Precision) -> usize {
     k.div_ceil(precision.per_word())
 }
 
 /// The length of the blocks along the depth. It depends on nothing else, because it fixes the order of the sums.
-pub(super) fn depth_block(words: usize) -> usize {
+/// Bytes are summed over the whole depth: a row is quantised at once, and its words are few.
+pub(super) fn depth_block(words: usize, precision: Precision) -> usize {
+    if precision == Precision::Int8 {
+        return words.max(1);
+    }
     let blocks = words.div_ceil(DEPTH).max(1);
     words.div_ceil(blocks).next_multiple_of(8).max(8)
 }
@@ -96,12 +100,12 @@ mod tests {
 
     #[test]
     fn blocks_are_even() {
-        assert_eq!(depth_block(768), 384);
-        assert_eq!(depth_block(3072), 384);
-        assert_eq!(depth_block(512), 256);
-        assert_eq!(depth_block(385), 200);
-        assert_eq!(depth_block(1), 8);
-        assert_eq!(depth_block(0), 8);
+        assert_eq!(depth_block(768, Precision::F32), 384);
+        assert_eq!(depth_block(3072, Precision::F32), 384);
+        assert_eq!(depth_block(512, Precision::F32), 256);
+        assert_eq!(depth_block(385, Precision::F32), 200);
+        assert_eq!(depth_block(1, Precision::F32), 8);
+        assert_eq!(depth_block(0, Precision::F32), 8);
     }
 
     #[test]
