@@ -14,8 +14,11 @@ use serde::Serialize;
 pub struct Attention {
     /// The tokens. // `[T]`
     pub tokens: Vec<String>,
-    layers: Vec<(Op, Vec<f32>)>, // [T, 3H] each
+    layers: Vec<Layer>,
 }
+
+/// The attention of a layer and what it got. // `[T, 3H]`
+pub(crate) type Layer = (Op, Vec<f32>);
 
 /// One head's attention, step by step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -39,7 +42,7 @@ pub struct HeadSteps {
 }
 
 /// Run a text alone and keep what its attentions got.
-pub(crate) fn watch<B: Backend>(backend: &B, model: &Model, weights: &Weights<B>, dtype: Dtype, encoding: &Encoding) -> Vec<(Op, Vec<f32>)> {
+pub(crate) fn watch<B: Backend>(backend: &B, model: &Model, weights: &Weights<B>, dtype: Dtype, encoding: &Encoding) -> Vec<Layer> {
     let input = Input::new(backend, &encoding.ids, &encoding.token_type_ids, Sequences::from_lengths([encoding.len()]));
     let mut tape = Tape::inference(backend, weights, dtype);
     tape.watch_attention();
@@ -48,7 +51,7 @@ pub(crate) fn watch<B: Backend>(backend: &B, model: &Model, weights: &Weights<B>
 }
 
 impl Attention {
-    pub(crate) fn new(tokens: Vec<String>, layers: Vec<(Op, Vec<f32>)>) -> Self {
+    pub(crate) fn new(tokens: Vec<String>, layers: Vec<Layer>) -> Self {
         Self { tokens, layers }
     }
 

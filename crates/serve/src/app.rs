@@ -121,7 +121,7 @@ impl App {
     pub(crate) fn router(self: &Arc<Self>) -> Router {
         let mut router = Router::new();
         for route in routes::all(self) {
-            router = router.route(route.path, (route.handler)());
+            router = router.route(&route.path, (route.handler)());
         }
         router = router.fallback(no_route).method_not_allowed_fallback(no_method);
         router = router.layer(middleware::from_fn_with_state(Arc::clone(self), around));

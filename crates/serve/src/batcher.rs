@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use cloze::task::job::{Output, Sequence};
+use cloze::task::{Output, Sequence};
 
 use crate::error::{ApiError, ServeError};
 use crate::metrics::Metrics;

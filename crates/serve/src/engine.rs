@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use cloze::attention::Attention;
-use cloze::task::job::{Output, Sequence};
-use cloze::task::text_classification::TextInput;
-use cloze::text::Tokenizer;
+use cloze::task::{Context, Output, Runner, Sequence, Task};
+use cloze::tensor::Dtype;
+use cloze::text::Encoding;
 use cloze::train::run::Precision;
 use cloze::{Device, Pipeline};
 
@@ -15,22 +16,14 @@ use cloze::{Device, Pipeline};
 pub struct Card {
     /// `model_type` of its family.
     pub family: String,
-    /// Element kind of its activations.
-    pub dtype: String,
-    /// Tokens of the longest input.
-    pub max_length: usize,
-    /// The labels of its classifier; empty: none.
-    pub labels: Vec<String>,
-    /// Whether it has a masked-LM head.
-    pub masked_lm: bool,
-    /// How token vectors become one: `cls`, `mean`, `max`.
-    pub pooling: String,
+    /// Element kind of its activations, as other programs write it.
+    pub dtype: &'static str,
+    /// Whether it has a classifier of sequences; its labels stand in the context.
+    pub classifies: bool,
     /// Length of an embedding.
     pub embedding_size: usize,
     /// Texts that may be put before an input, by name.
     pub prompts: BTreeMap<String, String>,
-    /// The one that is put there when none is named.
-    pub default_prompt: Option<String>,
     /// H.
     pub hidden_size: usize,
     /// Layers.
@@ -41,13 +34,16 @@ pub struct Card {
     pub parameters: usize,
 }
 
-/// A model that runs packed sequences. Called by one thread at a time; text is cut into tokens on others meanwhile.
+/// A model that runs packed sequences. Text is cut into tokens on other threads meanwhile, with its context.
 pub trait Engine: Send + Sync {
     /// What it is.
     fn card(&self) -> &Card;
 
-    /// Its tokenizer.
-    fn tokenizer(&self) -> &Tokenizer;
+    /// What encoding and decoding need: tokenizer, labels, lengths.
+    fn context(&self) -> &Arc<Context>;
+
+    /// Whether it has what a task reads.
+    fn serves(&self, task: &dyn Task) -> bool;
 
     /// Outputs of these sequences, in their order: one packed run. The bits of an output do not depend on its neighbours.
     ///
@@ -55,13 +51,10 @@ pub trait Engine: Send + Sync {
     /// What went wrong, in words.
     fn run(&self, sequences: &[&Sequence]) -> Result<Vec<Output>, String>;
 
-    /// The attention of every layer and head for a text or a pair of at most `longest` tokens.
-    ///
-    /// # Errors
-    /// What went wrong, in words; also for engines that do not show it.
-    fn attention(&self, first: &str, second: Option<&str>, longest: usize) -> Result<Attention, String> {
-        let _ = (first, second, longest);
-        Err("this model does not show its attention".into())
+    /// A look into every attention for a text or a pair; `None` for engines that do not show it.
+    fn attention(&self, encoding: &Encoding) -> Option<Attention> {
+        let _ = encoding;
+        None
     }
 }
 
@@ -79,16 +72,19 @@ impl PipelineEngine {
     pub fn load(device: &'static Device, folder: &Path, precision: Precision, max_length: Option<usize>) -> Result<Self, cloze::Error> {
         let pipeline = Pipeline::load(device, folder, precision, max_length)?;
         let model = pipeline.model();
+        let dtype = match device.dtype(precision) {
+            Dtype::F32 => "float32",
+            Dtype::Bf16 => "bfloat16",
+        };
+        let settings = &pipeline.context().settings;
+        let prefixes = [("query", &settings.query_prefix), ("passage", &settings.passage_prefix), ("document", &settings.passage_prefix)];
+        let prompts = prefixes.into_iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name.to_owned(), text.clone()));
         let card = Card {
             family: model.family.to_owned(),
-            dtype: pipeline.dtype_name().to_owned(),
-            max_length: pipeline.max_length(),
-            labels: model.heads.labels.clone(),
-            masked_lm: model.masked_lm().is_some(),
-            pooling: "mean".to_owned(),
+            dtype,
+            classifies: model.classifier().is_some(),
             embedding_size: model.blueprint.hidden_size,
-            prompts: BTreeMap::new(),
-            default_prompt: None,
+            prompts: prompts.collect(),
             hidden_size: model.blueprint.hidden_size,
             layers: model.blueprint.num_hidden_layers,
             heads: model.blueprint.num_attention_heads,
@@ -103,20 +99,19 @@ impl Engine for PipelineEngine {
         &self.card
     }
 
-    fn tokenizer(&self) -> &Tokenizer {
-        self.pipeline.tokenizer()
+    fn context(&self) -> &Arc<Context> {
+        self.pipeline.context()
+    }
+
+    fn serves(&self, task: &dyn Task) -> bool {
+        self.pipeline.serves(task)
     }
 
     fn run(&self, sequences: &[&Sequence]) -> Result<Vec<Output>, String> {
         self.pipeline.run(sequences).map_err(|e| e.to_string())
     }
 
-    fn attention(&self, first: &str, second: Option<&str>, longest: usize) -> Result<Attention, String> {
-        let input = TextInput { first: first.to_owned(), second: second.map(str::to_owned) };
-        let found = self.pipeline.length(&input).map_err(|e| e.to_string())?;
-        if found > longest {
-            return Err(format!("{found} tokens; a text of at most {longest} is shown"));
-        }
-        self.pipeline.attention(&input).map_err(|e| e.to_string())
+    fn attention(&self, encoding: &Encoding) -> Option<Attention> {
+        Some(self.pipeline.attention(encoding))
     }
 }

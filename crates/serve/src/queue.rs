@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cloze::task::job::{Output, Sequence};
+use cloze::task::{Output, Sequence};
 use tokio::sync::oneshot;
 
 use crate::engine::Engine;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use cloze::task::job::{Output, Sequence};
+use cloze::task::{Output, Sequence};
 
 use crate::app::App;
 use crate::error::ApiError;

@@ -231,6 +231,7 @@ impl<'a, B: Backend> Tape<'a, B> {
                 roots: HashMap::new(),
                 next_id: 1,
                 next_place: place,
+                watched: None,
             };
             let inner_x = Var { id: 0, tensor: Rc::clone(&x.tensor) };
             let inner_y = segment(&mut inner, &inner_x);

@@ -36,12 +36,12 @@ pub(crate) fn describe(routes: &[Route]) -> Value {
         }
         if let Some(request) = &route.request {
             let mut content = json!({"schema": reference(request)});
-            if let Some(sample) = route.sample.and_then(|s| serde_json::from_str::<Value>(s).ok()) {
-                content["example"] = sample;
+            if let Some(sample) = &route.sample {
+                content["example"] = sample.clone();
             }
             operation["requestBody"] = json!({"required": true, "content": {"application/json": content}});
         }
-        let entry = paths.entry(route.path.to_owned()).or_insert_with(|| json!({}));
+        let entry = paths.entry(route.path.clone()).or_insert_with(|| json!({}));
         entry[route.method] = operation;
     }
     let about = "which model of this server is asked; the first one by default";
@@ -52,12 +52,12 @@ pub(crate) fn describe(routes: &[Route]) -> Value {
         }
         if let Some(request) = &route.request {
             let mut content = json!({"schema": reference(request)});
-            if let Some(sample) = route.sample.and_then(|s| serde_json::from_str::<Value>(s).ok()) {
-                content["example"] = sample;
+            if let Some(sample) = &route.sample {
+                content["example"] = sample.clone();
             }
             operation["requestBody"] = json!({"required": true, "content": {"application/json": content}});
         }
-        let entry = paths.entry(route.path.to_owned()).or_insert_with(|| json!({}));
+        let entry = paths.entry(route.path.clone()).or_insert_with(|| json!({}));
         entry[route.method] = operation;
     }
     let text = json!({"type": "string"});

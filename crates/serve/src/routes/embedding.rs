@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use cloze::task::job::{Output, Sequence, Want};
+use cloze::task::{Output, Sequence, Want};
 use serde::{Deserialize, Serialize};
 
 use super::text::{Cut, Direction, Inputs, Prompt, Text, encode_all};
@@ -132,6 +132,18 @@ pub(crate) struct Shape {
     pub(crate) dimensions: Option<usize>,
 }
 
+impl Shape {
+    /// The first components (Kusupati et al. 2022), then brought to length 1 if wanted.
+    fn of(self, vector: &[f32]) -> Vec<f32> {
+        let mut vector = vector[..self.dimensions.unwrap_or(vector.len()).min(vector.len())].to_vec();
+        if self.normalize {
+            let width = vector.len();
+            cloze::model::head::pooling::normalize(&mut vector, width);
+        }
+        vector
+    }
+}
+
 /// The vectors of texts.
 pub(crate) async fn vectors(work: &mut Work, texts: Vec<Text>, cut: Cut, shape: Shape) -> Result<Vec<Vec<f32>>, ApiError> {
     let width = work.served.engine.card().embedding_size;
@@ -142,7 +154,7 @@ pub(crate) async fn vectors(work: &mut Work, texts: Vec<Text>, cut: Cut, shape: 
         return Err(ApiError::Invalid { field: "dimensions", problem });
     }
     let outputs = outputs(work, texts, cut, Want::Embedding).await?;
-    Ok(outputs.iter().map(|output| cloze::shaped(output.values(), shape.dimensions, shape.normalize)).collect())
+    Ok(outputs.iter().map(|output| shape.of(output.values())).collect())
 }
 
 async fn outputs(work: &mut Work, texts: Vec<Text>, cut: Cut, want: Want) -> Result<Vec<Output>, ApiError> {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::app::{App, Parsed};
 use crate::error::ApiError;
+use crate::models::Served;
 use crate::work::Work;
 
 /// A text or a pair, and the head that is shown step by step.
@@ -33,7 +34,7 @@ const LONGEST: usize = 64;
 
 pub(crate) async fn attention(State(app): State<Arc<App>>, request: Parsed<AttentionRequest>) -> Result<Response, ApiError> {
     let Parsed { value, served, begin } = request;
-    let work = Work::begin(&app, served, begin, 1, false)?;
+    let mut work = Work::begin(&app, served, begin, 1, false)?;
     let (first, second) = match value.inputs {
         OneOrTwo::One(text) => (text, None),
         OneOrTwo::Two([first, second]) => (first, Some(second)),
@@ -42,10 +43,25 @@ pub(crate) async fn attention(State(app): State<Arc<App>>, request: Parsed<Atten
         return Err(ApiError::Empty { field: "inputs" });
     }
     let engine = Arc::clone(&work.served.engine);
-    let look = move || engine.attention(&first, second.as_deref(), LONGEST);
-    let gone = |e: tokio::task::JoinError| ApiError::Backend { problem: e.to_string() };
-    let seen = tokio::task::spawn_blocking(look).await.map_err(gone)?;
-    let seen = seen.map_err(|problem| ApiError::Invalid { field: "inputs", problem })?;
+    let characters = first.chars().count();
+    let encode = move |served: &Served| {
+        let tokenizer = &served.engine.context().tokenizer;
+        let encoding = match second {
+            None => tokenizer.encode(&first, true),
+            Some(second) => tokenizer.encode_pair(&first, &second, None),
+        };
+        encoding.map_err(super::text::tokenizer)
+    };
+    let encoding = work.tokenize(characters, encode).await?;
+    let limit = LONGEST.min(engine.context().max_length);
+    if encoding.len() > limit {
+        return Err(ApiError::TooLong { found: encoding.len(), limit });
+    }
+    let look = tokio::task::spawn_blocking(move || engine.attention(&encoding));
+    let seen = look.await.map_err(|e| ApiError::Backend { problem: e.to_string() })?;
+    let remedy = "its attention cannot be looked at";
+    let unseen = || ApiError::NotServed { model: work.served.name.clone(), wants: "attention that is shown", remedy };
+    let seen = seen.ok_or_else(unseen)?;
     let steps = seen.head(value.layer, value.head).ok_or_else(|| {
         let problem = format!("there is no head {} in layer {}; there are {} layers of {} heads", value.head, value.layer, seen.layers(), seen.heads(0));
         ApiError::Invalid { field: "head", problem }

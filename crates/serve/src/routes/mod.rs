@@ -5,47 +5,52 @@ mod embedding;
 mod inspection;
 mod openai;
 mod operation;
+mod page;
 mod prediction;
+mod tasks;
 mod text;
 mod tokens;
 
 use std::sync::Arc;
 
 use axum::routing::{MethodRouter, get, post};
+use cloze::task::TASKS;
+
+use serde_json::Value;
 
 use crate::app::App;
-use crate::engine::Card;
+use crate::models::Served;
 
 /// A route as it is served and documented.
 pub(crate) struct Route {
-    pub(crate) path: &'static str,
+    pub(crate) path: String,
     pub(crate) method: &'static str,
     pub(crate) group: &'static str,
     pub(crate) about: &'static str,
     pub(crate) request: Option<&'static str>,
     pub(crate) response: Option<&'static str>,
     /// A request's body to try it with.
-    pub(crate) sample: Option<&'static str>,
+    pub(crate) sample: Option<Value>,
     pub(crate) handler: Box<dyn Fn() -> MethodRouter<Arc<App>>>,
 }
 
 impl Route {
-    fn get(path: &'static str, group: &'static str, about: &'static str, handler: impl Fn() -> MethodRouter<Arc<App>> + 'static) -> Self {
-        Self { path, method: "get", group, about, request: None, response: None, sample: None, handler: Box::new(handler) }
+    fn get(path: &str, group: &'static str, about: &'static str, handler: impl Fn() -> MethodRouter<Arc<App>> + 'static) -> Self {
+        Self { path: path.to_owned(), method: "get", group, about, request: None, response: None, sample: None, handler: Box::new(handler) }
     }
 
     /// `schemas`: the names of the request's and the answer's schema.
     fn post(
-        path: &'static str,
+        path: &str,
         group: &'static str,
         about: &'static str,
         schemas: [&'static str; 2],
-        sample: &'static str,
+        sample: &str,
         handler: impl Fn() -> MethodRouter<Arc<App>> + 'static,
     ) -> Self {
         let [request, response] = schemas;
         let route = Self::get(path, group, about, handler);
-        Self { method: "post", request: Some(request), response: Some(response), sample: Some(sample), ..route }
+        Self { method: "post", request: Some(request), response: Some(response), sample: serde_json::from_str(sample).ok(), ..route }
     }
 
     fn answers(self, schema: &'static str) -> Self {
@@ -55,12 +60,13 @@ impl Route {
 
 const TEI: &str = "text-embeddings-inference";
 const OPENAI: &str = "OpenAI";
+const TASK: &str = "tasks";
 const INSIDE: &str = "inside";
 const OPERATION: &str = "operation";
 
 /// All routes.
-pub(crate) fn all(_app: &App) -> Vec<Route> {
-    vec![
+pub(crate) fn all(app: &App) -> Vec<Route> {
+    let mut routes = vec![
         Route::post(
             "/embed",
             TEI,
@@ -145,16 +151,36 @@ pub(crate) fn all(_app: &App) -> Vec<Route> {
         Route { method: "post", ..Route::get("/models/{name}/reload", OPERATION, "Load a model's folder anew", || post(operation::reload)) },
         Route::get("/openapi.json", OPERATION, "This description", || get(documentation::openapi)),
         Route::get("/docs", OPERATION, "This description as a page", || get(documentation::page)),
-    ]
+    ];
+    if app.settings.playground {
+        routes.push(Route::get("/", INSIDE, "The playground", || get(page::playground)));
+        routes.push(Route::get("/runs", INSIDE, "Training runs whose curves can be shown", || get(page::runs)));
+        routes.push(Route::get("/runs/log", INSIDE, "Events of a run's log from a byte on", || get(page::log)));
+    }
+    for task in TASKS {
+        let path = format!("/{}", task.route());
+        // A task that text-embeddings-inference has a route for is served by that one.
+        if routes.iter().all(|route| route.path != path) {
+            let schemas = ["TaskRequest", "TaskResponse"];
+            let route = Route::post(&path, TASK, task.about(), schemas, "{}", move || post(move |app, request| tasks::answer(task, app, request)));
+            routes.push(Route { sample: Some(task.sample()), ..route });
+        }
+    }
+    routes
 }
 
 /// The routes that a model can answer, for /info and the page.
-pub(crate) fn served_by(card: &Card) -> Vec<&'static str> {
-    let mut routes = vec!["/embed", "/embed_all", "/similarity", "/tokenize", "/decode", "/v1/embeddings"];
-    match card.labels.len() {
-        0 => (),
-        1 => routes.extend(["/predict", "/rerank", "/v1/rerank"]),
-        _ => routes.push("/predict"),
+pub(crate) fn served_by(served: &Served) -> Vec<String> {
+    let mut routes = vec!["/embed", "/embed_all", "/similarity", "/tokenize", "/decode", "/v1/embeddings", "/attention"];
+    if served.engine.card().classifies {
+        routes.push("/predict");
+        if served.engine.context().labels.len() == 1 {
+            routes.extend(["/rerank", "/v1/rerank"]);
+        }
     }
-    routes
+    let tasks = TASKS.iter().filter(|task| served.engine.serves(**task)).map(|task| format!("/{}", task.route()));
+    let mut all: Vec<String> = routes.into_iter().map(str::to_owned).chain(tasks).collect();
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|route| seen.insert(route.clone()));
+    all
 }

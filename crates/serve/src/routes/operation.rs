@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use cloze::task::job::{Sequence, Want};
+use cloze::task::{Sequence, Want};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -20,7 +20,7 @@ use crate::response::json;
 pub(crate) struct Info {
     model_id: String,
     model_sha: Option<String>,
-    model_dtype: String,
+    model_dtype: &'static str,
     /// `{"embedding": {"pooling": …}}`, `{"classifier": {"id2label": …, "label2id": …}}` or `{"reranker": {…}}`
     model_type: Value,
     max_concurrent_requests: usize,
@@ -32,7 +32,9 @@ pub(crate) struct Info {
     tokenization_workers: usize,
     version: &'static str,
     /// Routes of this server that the model answers.
-    routes: Vec<&'static str>,
+    routes: Vec<String>,
+    /// The token that stands where a word is to be found.
+    mask_token: Option<String>,
     /// The architecture's family.
     family: String,
     hidden_size: usize,
@@ -47,33 +49,34 @@ pub(crate) struct Info {
 }
 
 fn model_type(served: &Served) -> Value {
-    let card = served.engine.card();
-    let labels: Map<String, Value> = card.labels.iter().enumerate().map(|(i, l)| (i.to_string(), json!(l))).collect();
-    let ids: Map<String, Value> = card.labels.iter().enumerate().map(|(i, l)| (l.clone(), json!(i))).collect();
-    match card.labels.len() {
-        0 => json!({"embedding": {"pooling": card.pooling}}),
-        1 => json!({"reranker": {"id2label": labels, "label2id": ids}}),
-        _ => json!({"classifier": {"id2label": labels, "label2id": ids}}),
+    let context = served.engine.context();
+    if !served.engine.card().classifies {
+        return json!({"embedding": {"pooling": context.settings.pooling.name()}});
     }
+    let labels: Map<String, Value> = context.labels.iter().enumerate().map(|(i, l)| (i.to_string(), json!(l))).collect();
+    let ids: Map<String, Value> = context.labels.iter().enumerate().map(|(i, l)| (l.clone(), json!(i))).collect();
+    let kind = if labels.len() == 1 { "reranker" } else { "classifier" };
+    json!({kind: {"id2label": labels, "label2id": ids}})
 }
 
 pub(crate) async fn info(State(app): State<Arc<App>>, Query(address): Query<Address>) -> Result<Response, ApiError> {
     let served = app.models.get(address.model.as_deref())?;
-    let (card, settings) = (served.engine.card(), &app.settings);
+    let (card, settings, tokenizer) = (served.engine.card(), &app.settings, &served.engine.context().tokenizer);
     let info = Info {
         model_id: served.name.clone(),
         model_sha: None,
-        model_dtype: card.dtype.clone(),
+        model_dtype: card.dtype,
         model_type: model_type(&served),
         max_concurrent_requests: settings.max_concurrent_requests,
-        max_input_length: card.max_length,
+        max_input_length: served.engine.context().max_length,
         max_batch_tokens: settings.max_batch_tokens,
         max_batch_requests: None,
         max_client_batch_size: settings.max_client_batch_size,
         auto_truncate: settings.auto_truncate,
         tokenization_workers: settings.tokenization_workers,
         version: env!("CARGO_PKG_VERSION"),
-        routes: super::served_by(card),
+        routes: super::served_by(&served),
+        mask_token: tokenizer.special().mask.and_then(|id| tokenizer.id_to_token(id)),
         family: card.family.clone(),
         hidden_size: card.hidden_size,
         num_hidden_layers: card.layers,
@@ -101,7 +104,7 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Response, ApiEr
     }
     if !app.health.is_well() {
         let served = app.models.get(None)?;
-        let special = served.engine.tokenizer().special();
+        let special = served.engine.context().tokenizer.special();
         let ids: Vec<u32> = [special.cls, special.sep].into_iter().flatten().collect();
         let ids = if ids.is_empty() { vec![0] } else { ids };
         let probe = Sequence { segments: vec![0; ids.len()], ids, want: Want::Hidden };

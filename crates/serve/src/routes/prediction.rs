@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use cloze::task::job::{Output, Sequence, Want};
-use cloze::task::text_classification::softmax;
+use cloze::task::{Output, Sequence, Want};
+use cloze::task::Options;
+use cloze::task::text_classification::{Scored, decode, sigmoid};
 use serde::{Deserialize, Serialize};
 
 use super::text::{Cut, Direction, Prompt, Text, encode_all, encode_pair};
@@ -94,32 +95,20 @@ pub(crate) async fn predict(State(app): State<Arc<App>>, request: Parsed<Predict
         let problem = format!("an input of {} texts; give a text, or a pair of texts", wrong.len());
         return Err(ApiError::Invalid { field: "inputs", problem });
     }
-    if served.engine.card().labels.is_empty() {
+    if !served.engine.card().classifies {
         let remedy = "fine-tune it on labelled rows, or serve a classifier";
         return Err(ApiError::NotServed { model: served.name.clone(), wants: "sequence classifier", remedy });
     }
     let mut work = Work::begin(&app, served, begin, inputs.len(), many)?;
     let cut = Cut::new(&app, value.truncate, value.truncation_direction, None);
     let outputs = classify(&mut work, inputs, cut).await?;
-    let labels = &work.served.engine.card().labels;
-    let mut all: Vec<_> = outputs.iter().map(|output| predictions(labels, output.values(), value.raw_scores)).collect();
+    let options = Options { raw_scores: Some(value.raw_scores), ..Options::default() };
+    let context = work.served.engine.context();
+    let prediction = |Scored { label, score }| Prediction { score, label };
+    let answer = |output: &Output| decode(context, output.values(), &options).into_iter().map(prediction).collect();
+    let mut all: Vec<Vec<Prediction>> = outputs.iter().map(answer).collect();
     let response = if many { PredictResponse::Batch(all) } else { PredictResponse::One(all.pop().unwrap_or_default()) };
     work.answer(&response)
-}
-
-fn predictions(labels: &[String], logits: &[f32], raw_scores: bool) -> Vec<Prediction> {
-    let scores = match logits {
-        _ if raw_scores => logits.to_vec(),
-        [one] => vec![sigmoid(*one)],
-        _ => softmax(logits),
-    };
-    let mut all: Vec<Prediction> = labels.iter().zip(scores).map(|(label, score)| Prediction { score, label: label.clone() }).collect();
-    all.sort_by(|a, b| b.score.total_cmp(&a.score));
-    all
-}
-
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
 }
 
 pub(crate) async fn rerank(State(app): State<Arc<App>>, request: Parsed<RerankRequest>) -> Result<Response, ApiError> {
@@ -138,7 +127,7 @@ pub(crate) async fn rerank(State(app): State<Arc<App>>, request: Parsed<RerankRe
 
 /// Texts in the order of their scores with a query, the best first; equals stay in their order.
 pub(crate) async fn ranks(work: &mut Work, query: &str, texts: &[String], cut: Cut, raw_scores: bool) -> Result<Vec<Rank>, ApiError> {
-    if work.served.engine.card().labels.len() != 1 {
+    if !work.served.engine.card().classifies || work.served.engine.context().labels.len() != 1 {
         let remedy = "a re-ranker is a sequence classifier with one label";
         return Err(ApiError::NotServed { model: work.served.name.clone(), wants: "re-ranking head", remedy });
     }

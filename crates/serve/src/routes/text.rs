@@ -98,7 +98,7 @@ pub(crate) fn encode_all(served: &Served, texts: &[Text], cut: &Cut, prompt: Pro
 
 fn prompt_of<'s>(served: &'s Served, name: Option<&str>) -> Result<&'s str, ApiError> {
     let card = served.engine.card();
-    let Some(name) = name.or(card.default_prompt.as_deref()) else { return Ok("") };
+    let Some(name) = name else { return Ok("") };
     card.prompts.get(name).map(String::as_str).ok_or_else(|| {
         let known: Vec<&str> = card.prompts.keys().map(String::as_str).collect();
         let known = if known.is_empty() { "the model has none".to_owned() } else { format!("the model has {}", known.join(", ")) };
@@ -125,14 +125,14 @@ fn encode(served: &Served, text: &Text, prompt: &str, cut: &Cut) -> Result<Encod
         prompted = format!("{prompt}{text}");
         &prompted
     };
-    let encoding = served.engine.tokenizer().encode(text, true).map_err(tokenizer)?;
-    fitting(encoding, served.engine.card().max_length, cut)
+    let encoding = served.engine.context().tokenizer.encode(text, true).map_err(tokenizer)?;
+    fitting(encoding, served.engine.context().max_length, cut)
 }
 
 /// Tokens of a pair; the longer text is cut first.
 pub(crate) fn encode_pair(served: &Served, first: &str, second: &str, cut: &Cut) -> Result<Encoding, ApiError> {
-    let limit = served.engine.card().max_length;
-    let tokenizer = served.engine.tokenizer();
+    let limit = served.engine.context().max_length;
+    let tokenizer = &served.engine.context().tokenizer;
     if cut.truncate && cut.direction == Direction::Right {
         return tokenizer.encode_pair(first, second, Some(limit)).map_err(self::tokenizer);
     }
@@ -171,7 +171,7 @@ fn fitting(mut encoding: Encoding, limit: usize, cut: &Cut) -> Result<Encoding, 
 
 /// The text of ids.
 pub(crate) fn decode(served: &Served, ids: &[u32], skip_special: bool) -> Result<String, ApiError> {
-    let tokenizer = served.engine.tokenizer();
+    let tokenizer = &served.engine.context().tokenizer;
     let size = tokenizer.vocab_size();
     if let Some(id) = ids.iter().find(|&&id| id as usize >= size) {
         return Err(ApiError::Invalid { field: "ids", problem: format!("{id} is no token; the vocabulary has {size}") });

@@ -83,7 +83,7 @@ pub(crate) async fn tokenize(State(app): State<Arc<App>>, request: Parsed<Tokeni
 }
 
 fn tokens(served: &Served, text: &str, add_special_tokens: bool) -> Result<Vec<Token>, ApiError> {
-    let vocabulary = served.engine.tokenizer();
+    let vocabulary = &served.engine.context().tokenizer;
     let encoding = vocabulary.encode(text, add_special_tokens).map_err(tokenizer)?;
     let characters = encoding.char_offsets(text);
     let token = |t: usize| {

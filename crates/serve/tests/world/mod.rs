@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use cloze::model::{Blueprint, Heads, Model};
-use cloze::task::job::{Output, Sequence};
+use cloze::task::{Context, Output, Sequence, Task};
 use cloze::text::Tokenizer;
 use cloze::train::run::Precision;
 use cloze::{Device, DeviceChoice};
@@ -64,7 +64,7 @@ pub struct Moody {
 impl Moody {
     pub fn load(folder: &Path, pause: Duration, computed: Arc<std::sync::atomic::AtomicUsize>) -> Result<Arc<dyn Engine>, cloze::Error> {
         let inner = PipelineEngine::load(&DEVICE, folder, Precision::F32, None)?;
-        let words = [PANIC, SLOW, NAN].map(|word| inner.tokenizer().token_to_id(word).unwrap());
+        let words = [PANIC, SLOW, NAN].map(|word| inner.context().tokenizer.token_to_id(word).unwrap());
         Ok(Arc::new(Self { inner, words, pause, computed }))
     }
 }
@@ -74,8 +74,12 @@ impl Engine for Moody {
         self.inner.card()
     }
 
-    fn tokenizer(&self) -> &Tokenizer {
-        self.inner.tokenizer()
+    fn context(&self) -> &Arc<Context> {
+        self.inner.context()
+    }
+
+    fn serves(&self, task: &dyn Task) -> bool {
+        self.inner.serves(task)
     }
 
     fn run(&self, sequences: &[&Sequence]) -> Result<Vec<Output>, String> {
