@@ -5,7 +5,7 @@ use cloze_tensor::ops::linear::Linear;
 use cloze_tensor::ops::norm::Norm;
 use cloze_tensor::{Backend, Packed, Param, Tape, Var};
 
-use crate::blueprint::{Blueprint, Mlp, NormPlacement, Position};
+use crate::blueprint::{Blueprint, Mlp, NormPlacement};
 use crate::params::{Init, ParamTable, Role};
 
 /// W and b of a linear map.
@@ -47,19 +47,24 @@ impl Builder<'_> {
         Dense { weight, bias }
     }
 
-    /// A norm of width H under `name`.
-    pub(crate) fn scale(&mut self, name: &str) -> Scale {
-        let h = self.blueprint.hidden_size;
-        let gain = self.table.add(format!("{name}.weight"), 1, h, Init::Ones, Role::Vector);
-        let bias = self.blueprint.norm_bias.then(|| self.table.add(format!("{name}.bias"), 1, h, Init::Zeros, Role::Vector));
+    /// A norm of `width` under `name`.
+    pub(crate) fn scale(&mut self, name: &str, width: usize) -> Scale {
+        let gain = self.table.add(format!("{name}.weight"), 1, width, Init::Ones, Role::Vector);
+        let bias = self.blueprint.norm_bias.then(|| self.table.add(format!("{name}.bias"), 1, width, Init::Zeros, Role::Vector));
         Scale { gain, bias }
+    }
+
+    /// The op of a norm, without dropout.
+    pub(crate) fn norm(&self, scale: Scale) -> Norm {
+        let b = self.blueprint;
+        Norm { kind: b.norm, gain: scale.gain, bias: scale.bias, eps: b.layer_norm_eps, dropout: None }
     }
 }
 
 /// One encoder layer. Its handles are plain numbers, so it is copied freely (into recomputed segments, too).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Block {
-    /// Absent in the first layer of a pre-norm body: embeddings arrive normalised.
+    /// Absent in the first layer of a pre-norm body whose embeddings arrive normalised.
     attention_norm: Option<Scale>,
     qkv: Dense,
     out: Dense,
@@ -79,6 +84,7 @@ struct Rules {
     act: cloze_tensor::ops::activation::Activation,
     heads: usize,
     head_dim: usize,
+    visibility: Visibility,
     rotary: Option<f32>,
     hidden_dropout: f32,
     attention_dropout: f32,
@@ -98,18 +104,20 @@ impl<B: Backend> Clone for Stream<B> {
 }
 
 impl Block {
+    /// The layer at `index` of a body, with weights of its own.
     pub(crate) fn new(b: &mut Builder, index: usize) -> Self {
         let blueprint = b.blueprint;
         let (h, i, bias) = (blueprint.hidden_size, blueprint.intermediate_size, blueprint.linear_bias);
         let name = |part: &str| format!("layer.{index}.{part}");
-        let first_pre = index == 0 && blueprint.norm_placement == NormPlacement::Pre;
+        let first_pre = index == 0 && blueprint.norm_placement == NormPlacement::Pre && blueprint.embedding_norm;
         let up = if blueprint.mlp == Mlp::Gated { 2 * i } else { i };
         let qkv = b.dense(&name("attention.qkv"), 3 * h, h, bias, Role::Hidden { parts: 3 });
         let out = b.dense(&name("attention.out"), h, h, bias, Role::Hidden { parts: 1 });
-        let attention_norm = (!first_pre).then(|| b.scale(&name("attention.norm")));
+        let attention_norm = (!first_pre).then(|| b.scale(&name("attention.norm"), h));
         let up = b.dense(&name("mlp.up"), up, h, bias, Role::Hidden { parts: up / i });
         let down = b.dense(&name("mlp.down"), h, i, bias, Role::Hidden { parts: 1 });
-        let mlp_norm = b.scale(&name("mlp.norm"));
+        let mlp_norm = b.scale(&name("mlp.norm"), h);
+        let (visibility, rotary) = blueprint.attention_of(index);
         let rules = Rules {
             placement: blueprint.norm_placement,
             norm: blueprint.norm,
@@ -118,10 +126,8 @@ impl Block {
             act: blueprint.hidden_act,
             heads: blueprint.num_attention_heads,
             head_dim: blueprint.head_dim(),
-            rotary: match blueprint.position {
-                Position::Rotary { theta, .. } => Some(theta),
-                Position::Learned { .. } => None,
-            },
+            visibility,
+            rotary,
             hidden_dropout: blueprint.hidden_dropout,
             attention_dropout: blueprint.attention_dropout,
         };
@@ -138,7 +144,7 @@ impl Block {
         let qkv = tape.linear(x, self.qkv.plain()); // [T, 3H]
         let op = Attention {
             heads: self.rules.heads,
-            visibility: Visibility::All,
+            visibility: self.rules.visibility,
             rotary: self.rules.rotary,
             scale: 1.0 / (self.rules.head_dim as f32).sqrt(),
             dropout: tape.dropout_at(self.rules.attention_dropout),

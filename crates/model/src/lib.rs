@@ -19,5 +19,5 @@ pub mod transformer;
 pub use blueprint::Blueprint;
 pub use error::ModelError;
 pub use files::hub_folder::{LoadReport, Loaded, load, load_with, save};
-pub use model::{Heads, Model};
+pub use model::{Heads, Model, Output, Problem};
 pub use transformer::Input;

@@ -3,25 +3,36 @@
 use crate::blueprint::Blueprint;
 use crate::error::ModelError;
 use crate::files::config::Config;
-use crate::model::{Heads, Model};
+use crate::model::{Heads, Model, Output};
 use crate::params::Spec;
 
 /// How a family writes its configuration and names its tensors.
 pub struct Family {
     /// `model_type` in config.json.
     pub model_type: &'static str,
+    /// What its names in `architectures` start with, as `Bert` in `BertForMaskedLM`.
+    pub class: &'static str,
+    /// What its names in `architectures` go on with.
+    pub classes: &'static [Class],
     /// What stands before the body's tensor names in files with a head; a bare body may leave it out.
     pub prefix: &'static str,
     /// The blueprint that a configuration describes.
     pub blueprint: fn(&Config) -> Result<Blueprint, ModelError>,
     /// The keys of config.json for a model, beyond those that all families share.
     pub config: fn(&Model) -> serde_json::Map<String, serde_json::Value>,
-    /// The `architectures` entry that has these heads.
-    pub architecture: fn(&Heads) -> &'static str,
-    /// The heads that an architecture has; labels are filled in from id2label. `None`: not known.
-    pub heads: fn(&str) -> Option<Heads>,
     /// The tensors that hold a parameter: names, and which rows of it (all of them when there is one name).
     pub names: fn(&Spec, &Blueprint) -> Vec<TensorName>,
+    /// Names under which readers of the family's files look for one more copy of a parameter: (when, parameter, name).
+    pub copies: &'static [(Copied, &'static str, &'static str)],
+}
+
+/// When a file holds one more copy of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// Always.
+    Always,
+    /// Where the vocabulary projection is not the embedding table.
+    Untied,
 }
 
 /// A tensor of a file as part of one of our parameters.
@@ -33,8 +44,109 @@ pub struct TensorName {
     pub rows: std::ops::Range<usize>,
 }
 
+/// What a name in `architectures` says of the heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The body alone.
+    Body,
+    /// Masked LM with next sentence or sentence order.
+    PreTraining,
+    /// Masked LM.
+    MaskedLm,
+    /// Next sentence.
+    NextSentence,
+    /// Replaced token detection.
+    ReplacedToken,
+    /// Labels, or numbers, of a sequence.
+    Sequence,
+    /// Labels of tokens.
+    Tokens,
+    /// Start and end of an answer.
+    Span,
+    /// Multiple choice.
+    Choice,
+}
+
+impl Class {
+    /// The end of its name.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Class::Body => "Model",
+            Class::PreTraining | Class::ReplacedToken => "ForPreTraining",
+            Class::MaskedLm => "ForMaskedLM",
+            Class::NextSentence => "ForNextSentencePrediction",
+            Class::Sequence => "ForSequenceClassification",
+            Class::Tokens => "ForTokenClassification",
+            Class::Span => "ForQuestionAnswering",
+            Class::Choice => "ForMultipleChoice",
+        }
+    }
+
+    /// Its heads; labels are filled in from id2label.
+    pub fn heads(self) -> Heads {
+        match self {
+            Class::Body => Heads::body(),
+            Class::PreTraining => Heads::pretraining(true),
+            Class::MaskedLm => Heads::pretraining(false),
+            Class::NextSentence => Heads { summary: true, next_sentence: true, ..Heads::default() },
+            Class::ReplacedToken => Heads { replaced_token: true, ..Heads::default() },
+            Class::Sequence => Heads::classification(vec![]),
+            Class::Tokens => Heads::token_classification(vec![]),
+            Class::Span => Heads::question_answering(),
+            Class::Choice => Heads::multiple_choice(),
+        }
+    }
+
+    /// The class whose files hold these heads.
+    fn of(heads: &Heads) -> Self {
+        match heads {
+            Heads { output: Output::Sequence, .. } => Class::Sequence,
+            Heads { output: Output::Tokens, .. } => Class::Tokens,
+            Heads { output: Output::Span, .. } => Class::Span,
+            Heads { output: Output::Choice, .. } => Class::Choice,
+            Heads { replaced_token: true, .. } => Class::ReplacedToken,
+            Heads { masked_lm: true, next_sentence: true, .. } => Class::PreTraining,
+            Heads { masked_lm: true, .. } => Class::MaskedLm,
+            Heads { next_sentence: true, .. } => Class::NextSentence,
+            _ => Class::Body,
+        }
+    }
+}
+
+impl Family {
+    /// The heads that an entry of `architectures` announces; `None`: not known.
+    pub fn heads(&self, architecture: &str) -> Option<Heads> {
+        // Some checkpoints name the class of the family whose layout they took over.
+        let suffix = std::iter::once(self.class)
+            .chain(FAMILIES.iter().map(|f| f.class))
+            .filter_map(|class| architecture.strip_prefix(class))
+            .find(|rest| self.classes.iter().any(|c| c.suffix() == *rest))?;
+        self.classes.iter().find(|c| c.suffix() == suffix).map(|c| c.heads())
+    }
+
+    /// Whether a file with these heads holds the body alone, whose names have no prefix then.
+    pub fn is_bare(&self, heads: &Heads) -> bool {
+        Class::of(heads) == Class::Body
+    }
+
+    /// The `architectures` entry for a model with these heads; `None` where the family has no such class.
+    pub fn architecture(&self, heads: &Heads) -> Option<String> {
+        let class = Class::of(heads);
+        self.classes.contains(&class).then(|| format!("{}{}", self.class, class.suffix()))
+    }
+}
+
 /// All families.
-pub static FAMILIES: [&Family; 2] = [&crate::family::bert::BERT, &crate::family::modernbert::MODERNBERT];
+pub static FAMILIES: [&Family; 8] = [
+    &crate::family::bert::BERT,
+    &crate::family::roberta::ROBERTA,
+    &crate::family::roberta::XLM_ROBERTA,
+    &crate::family::roberta::CAMEMBERT,
+    &crate::family::distilbert::DISTILBERT,
+    &crate::family::electra::ELECTRA,
+    &crate::family::albert::ALBERT,
+    &crate::family::modernbert::MODERNBERT,
+];
 
 /// The family of that `model_type`.
 pub fn family(model_type: &str) -> Option<&'static Family> {

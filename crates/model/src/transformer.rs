@@ -4,7 +4,7 @@ use cloze_tensor::ops::embedding::Embedding;
 use cloze_tensor::ops::norm::Norm;
 use cloze_tensor::{Backend, Packed, Param, Sequences, Tape, Var};
 
-use crate::block::{Block, Builder, Scale, Stream};
+use crate::block::{Block, Builder, Dense, Scale, Stream};
 use crate::blueprint::{Blueprint, NormPlacement, Position};
 use crate::params::{Init, Role};
 
@@ -30,7 +30,9 @@ impl<B: Backend> Input<B> {
 #[derive(Clone, Debug)]
 pub struct Transformer {
     embedding: Embedding,
-    embedding_norm: Scale,
+    embedding_norm: Option<Scale>,
+    projection: Option<Dense>,
+    /// In the order in which they run; the layers of a group are the same block.
     blocks: Vec<Block>,
     final_norm: Option<Scale>,
     blueprint: Blueprint,
@@ -39,30 +41,37 @@ pub struct Transformer {
 impl Transformer {
     pub(crate) fn new(b: &mut Builder) -> Self {
         let blueprint = b.blueprint.clone();
-        let h = blueprint.hidden_size;
+        let (h, e) = (blueprint.hidden_size, blueprint.embedding_size);
         let init = Init::Normal(blueprint.initializer_range);
-        let word = b.table.add("embeddings.word.weight", blueprint.vocab_size, h, init, Role::Table);
+        let word = b.table.add("embeddings.word.weight", blueprint.vocab_size, e, init, Role::Table);
         let (position, position_offset) = match blueprint.position {
-            Position::Learned { max, offset } => (Some(b.table.add("embeddings.position.weight", max, h, init, Role::Table)), offset),
+            Position::Learned { max, offset } => (Some(b.table.add("embeddings.position.weight", max, e, init, Role::Table)), offset),
             Position::Rotary { .. } => (None, 0),
         };
         let segment = (blueprint.type_vocab_size > 0)
-            .then(|| b.table.add("embeddings.segment.weight", blueprint.type_vocab_size, h, init, Role::Table));
-        let embedding_norm = b.scale("embeddings.norm");
-        let blocks = (0..blueprint.num_hidden_layers).map(|i| Block::new(b, i)).collect();
-        let final_norm = (blueprint.norm_placement == NormPlacement::Pre).then(|| b.scale("final_norm"));
+            .then(|| b.table.add("embeddings.segment.weight", blueprint.type_vocab_size, e, init, Role::Table));
+        let embedding_norm = blueprint.embedding_norm.then(|| b.scale("embeddings.norm", e));
+        let projection = blueprint.embedding_projection.then(|| b.dense("embeddings.projection", h, e, true, Role::Table));
+        let groups: Vec<Block> = (0..blueprint.num_hidden_groups).map(|i| Block::new(b, i)).collect();
+        let blocks = (0..blueprint.num_hidden_layers).map(|i| groups[blueprint.group_of(i)]).collect();
+        let final_norm = (blueprint.norm_placement == NormPlacement::Pre).then(|| b.scale("final_norm", h));
         let embedding = Embedding { word, position, position_offset, segment };
-        Self { embedding, embedding_norm, blocks, final_norm, blueprint }
+        Self { embedding, embedding_norm, projection, blocks, final_norm, blueprint }
     }
 
-    /// The word embedding table. // [V, H]
+    /// The word embedding table. // [V, E]
     pub fn word_embedding(&self) -> Param {
         self.embedding.word
     }
 
     /// The weight matrices that inference multiplies by.
     pub(crate) fn matrices(&self) -> Vec<Param> {
-        self.blocks.iter().flat_map(|b| b.matrices()).collect()
+        let mut matrices: Vec<Param> = self.projection.iter().map(|p| p.weight).collect();
+        for block in &self.blocks {
+            // The layers of a group have the same matrices.
+            matrices.extend(block.matrices().into_iter().filter(|m| !matrices.contains(m)).collect::<Vec<_>>());
+        }
+        matrices
     }
 
     /// Hidden states of the last layer. With `recompute`, layers keep nothing but their input for backward. // → [T, H]
@@ -94,11 +103,20 @@ impl Transformer {
     ) -> Var<B> {
         let segments = self.embedding.segment.is_some().then_some(&input.segments);
         let embedded = tape.embedding(&input.ids, segments, &input.layout, self.embedding);
-        let normed = tape.norm(&embedded, self.norm(self.embedding_norm));
+        let normed = match self.embedding_norm {
+            Some(scale) => tape.norm(&embedded, self.norm(scale)),
+            None => embedded.clone(),
+        };
         drop(embedded);
         let dropout = tape.dropout_at(self.blueprint.hidden_dropout);
-        let mut stream = Stream { residual: tape.dropout(&normed, dropout), pending: None };
+        let dropped = tape.dropout(&normed, dropout); // [T, E]
         drop(normed);
+        let projected = match self.projection {
+            Some(dense) => tape.linear(&dropped, dense.plain()),
+            None => dropped.clone(),
+        };
+        drop(dropped);
+        let mut stream = Stream { residual: projected, pending: None };
         see(tape, &stream);
         for &block in &self.blocks {
             stream = if recompute && tape.is_recording() {

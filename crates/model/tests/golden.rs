@@ -1,9 +1,10 @@
 //! Tiny models against what PyTorch and transformers say about them (fixtures/README.md): hidden states of every layer,
 //! logits, losses, every gradient, ten losses of training.
 
-use std::path::{Path, PathBuf};
+mod golden_support;
 
-use cloze_cpu::{Cpu, CpuOptions, Level};
+use std::path::Path;
+
 use cloze_model::files::safetensors::TensorFiles;
 use cloze_model::params::{Role, Spec};
 use cloze_model::registry::family;
@@ -11,10 +12,7 @@ use cloze_model::{Heads, Input, Loaded, load, load_with};
 use cloze_tensor::ops::optimizer::{Adam, Group};
 use cloze_tensor::plain::Plain;
 use cloze_tensor::{Backend, Dtype, Sequences, Tape, Weights};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
-}
+use golden_support::{close, cpus, fixture};
 
 struct Golden {
     loaded: Loaded,
@@ -49,16 +47,6 @@ impl Golden {
             all.extend(self.files.read(&format!("{kind}.{}", part.name)).unwrap()?.1);
         }
         Some(all)
-    }
-}
-
-/// Largest difference, over the largest value expected.
-fn close(what: &str, ours: &[f32], expected: &[f32], bound: f32) {
-    assert_eq!(ours.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(0.0f32, |a, b| a.max(b.abs()));
-    for (i, (a, b)) in ours.iter().zip(expected).enumerate() {
-        let error = (a - b).abs() / (largest + 1e-6);
-        assert!(error <= bound, "{what}[{i}]: {a} instead of {b} (normalised error {error:.1e} over {bound:.0e})");
     }
 }
 
@@ -190,10 +178,6 @@ fn everything<B: Backend>(backend: &B, bound: f32) {
 #[test]
 fn the_reference_equals_pytorch() {
     everything(&Plain, 1e-6);
-}
-
-fn cpus() -> impl Iterator<Item = Cpu> {
-    Level::available().into_iter().map(|level| Cpu::new(CpuOptions { threads: Some(2), level: Some(level) }))
 }
 
 /// PyTorch's own f32 is up to 2e-6 from these files; the promise to users is 1e-4.

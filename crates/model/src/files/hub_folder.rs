@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 use super::config::Config;
 use super::safetensors::{OutTensor, OutValues, TensorFiles, write};
 use crate::error::ModelError;
-use crate::model::{Heads, Model};
-use crate::params::{Role, Spec};
-use crate::registry::{FAMILIES, Family, TensorName, family};
+use crate::model::{Heads, Model, Output, Problem};
+use crate::params::{Init, Role, Spec};
+use crate::registry::{Copied, FAMILIES, Family, TensorName, family};
 
 /// A model with its values.
 #[derive(Clone, Debug)]
@@ -31,22 +31,44 @@ pub struct LoadReport {
     pub unused: Vec<String>,
 }
 
+/// Labels at most that a configuration may ask for without naming them.
+const LABELS: usize = 1 << 16;
+
 /// The heads that a folder's config.json announces.
 pub fn announced(config: &Config) -> Result<(&'static Family, Heads), ModelError> {
     let model_type = config.text("model_type")?;
     let known = || FAMILIES.map(|f| f.model_type).join(", ");
     let family = family(model_type).ok_or_else(|| config.unknown("model_type", model_type, &known()))?;
     let mut heads = match config.architecture() {
-        Some(name) => (family.heads)(name).ok_or_else(|| {
-            config.unknown("architectures", name, "models with a masked-LM, pre-training or sequence-classification head, and bare bodies")
+        Some(name) => family.heads(name).ok_or_else(|| {
+            let known = family.classes.iter().map(|c| format!("{}{}", family.class, c.suffix())).collect::<Vec<_>>();
+            config.unknown("architectures", name, &known.join(", "))
         })?,
         None => Heads::default(),
     };
-    if config.architecture().is_some_and(|a| a.ends_with("ForSequenceClassification")) {
+    if matches!(heads.output, Output::Sequence | Output::Tokens) {
         heads.labels = config.labels()?;
         if heads.labels.is_empty() {
-            heads.labels = vec!["LABEL_0".into(), "LABEL_1".into()]; // the default of num_labels is two
+            let count = config.size_or("num_labels", 2)?; // two, where nothing is said
+            if count == 0 || count > LABELS {
+                return Err(config.unknown("num_labels", &count.to_string(), &format!("1 to {LABELS} labels")));
+            }
+            heads.labels = (0..count).map(|i| format!("LABEL_{i}")).collect();
         }
+    }
+    if heads.output == Output::Sequence {
+        heads.problem = match config.get("problem_type").map(|_| config.text("problem_type")).transpose()? {
+            Some("single_label_classification") => Problem::SingleLabel,
+            Some("multi_label_classification") => Problem::MultiLabel,
+            Some("regression") => Problem::Regression,
+            Some(other) => {
+                let known = "single_label_classification, multi_label_classification, regression";
+                return Err(config.unknown("problem_type", other, known));
+            }
+            // One logit is a number: no choice can be made among one label.
+            None if heads.labels.len() == 1 => Problem::Regression,
+            None => Problem::SingleLabel,
+        };
     }
     Ok((family, heads))
 }
@@ -70,7 +92,17 @@ pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loade
         return Err(ModelError::Sizes { path, fault });
     }
     let files = TensorFiles::of_folder(folder)?;
-    let model = Model::new(family.model_type, blueprint, heads.unwrap_or(own));
+    let mut heads = heads.unwrap_or(own);
+    if heads == Heads::body() && blueprint.pooler {
+        // A pooler that is asked for by nobody and stands in no file is no part of the model.
+        let pooler = Model::new(family.model_type, blueprint.clone(), heads.clone());
+        let held = pooler
+            .table()
+            .get("pooler.weight")
+            .is_some_and(|spec| (family.names)(spec, &blueprint).iter().all(|part| find(&files, family, spec, part).is_some()));
+        heads.summary = held;
+    }
+    let model = Model::new(family.model_type, blueprint, heads);
     check_shapes(folder, &path, family, &model, &files)?;
     let mut values = vec![0.0; model.table().flat_len()];
     let mut report = LoadReport::default();
@@ -79,7 +111,7 @@ pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loade
         let (_, width) = spec.units();
         let mut found = true;
         for part in (family.names)(spec, &model.blueprint) {
-            let Some(name) = find(&files, family, &part.name) else {
+            let Some(name) = find(&files, family, spec, &part) else {
                 found = false;
                 break;
             };
@@ -95,14 +127,22 @@ pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loade
         }
     }
     // Buffers and the copies that tied weights leave behind are no loss.
+    let tied = (family.names)(&decoder_of(&model), &model.blueprint);
     let ignored = |n: &String| {
         n.ends_with("position_ids")
             || n.ends_with("token_type_ids")
             || n.ends_with("decoder.weight")
-            || n.ends_with("predictions.decoder.bias")
+            || n.ends_with("decoder.bias")
+            || (model.heads.masked_lm && tied.iter().any(|t| t.name == *n))
     };
     report.unused = files.names().iter().filter(|n| !used.contains(*n) && !ignored(n)).cloned().collect();
     Ok(Loaded { model, values, report })
+}
+
+/// What the vocabulary projection would be, were it not the embedding table.
+fn decoder_of(model: &Model) -> Spec {
+    let word = model.body().word_embedding();
+    Spec { name: "mlm.decoder.weight".into(), param: word, init: Init::Zeros, role: Role::Table }
 }
 
 /// Every tensor has the shape that the configuration says, before memory is taken for any: config.json must not ask for
@@ -111,7 +151,7 @@ fn check_shapes(folder: &Path, config: &Path, family: &Family, model: &Model, fi
     let mut held = 0;
     for spec in model.table().specs() {
         for part in (family.names)(spec, &model.blueprint) {
-            let Some(name) = find(files, family, &part.name) else { continue };
+            let Some(name) = find(files, family, spec, &part) else { continue };
             let Some((found, _)) = files.describe(&name) else { continue };
             let expected = shape_of(spec, &part);
             if found != expected {
@@ -130,11 +170,14 @@ fn check_shapes(folder: &Path, config: &Path, family: &Family, model: &Model, fi
     Ok(())
 }
 
-/// The name of a tensor in the files: its own, without the body's prefix, or that of old TensorFlow conversions.
-fn find(files: &TensorFiles, family: &Family, name: &str) -> Option<String> {
+/// The name of a tensor in the files: its own, without the body's prefix, that of old TensorFlow conversions, or that of
+/// its copy.
+fn find(files: &TensorFiles, family: &Family, spec: &Spec, part: &TensorName) -> Option<String> {
+    let name = part.name.as_str();
     let old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
     let mut candidates = vec![name.to_owned(), old.clone()];
     candidates.extend([name, &old].iter().filter_map(|n| n.strip_prefix(family.prefix)).map(str::to_owned));
+    candidates.extend(family.copies.iter().filter(|(_, parameter, _)| *parameter == spec.name).map(|(.., copy)| (*copy).to_owned()));
     candidates.into_iter().find(|candidate| files.path_of(candidate).is_some())
 }
 
@@ -151,20 +194,20 @@ fn shape_of(spec: &Spec, part: &TensorName) -> Vec<usize> {
 pub fn save(folder: &Path, model: &Model, values: &[f32], token_ids: &[(&str, u32)]) -> Result<(), ModelError> {
     assert_eq!(values.len(), model.table().flat_len(), "values of another model");
     let Some(family) = family(model.family) else { unreachable!("a model is made by a family of the registry") };
+    let bare = family.is_bare(&model.heads);
     let mut tensors = Vec::new();
     for spec in model.table().specs() {
         let (_, width) = spec.units();
         for part in (family.names)(spec, &model.blueprint) {
             let range = spec.param.offset + part.rows.start * width..spec.param.offset + part.rows.end * width;
-            tensors.push(OutTensor { shape: shape_of(spec, &part), name: part.name, values: OutValues::F32(&values[range]) });
-            // An untied projection of the library that reads this has a bias of its own, equal to the head's.
-            if spec.name == "mlm.bias" && !model.blueprint.tie_word_embeddings && family.model_type == "bert" {
+            let name = part.name.strip_prefix(family.prefix).filter(|_| bare).unwrap_or(&part.name).to_owned();
+            tensors.push(OutTensor { shape: shape_of(spec, &part), name, values: OutValues::F32(&values[range]) });
+        }
+        let untied = !model.blueprint.tie_word_embeddings;
+        for (when, parameter, name) in family.copies {
+            if *parameter == spec.name && (*when == Copied::Always || untied) {
                 let range = spec.param.range();
-                tensors.push(OutTensor {
-                    shape: vec![range.len()],
-                    name: "cls.predictions.decoder.bias".into(),
-                    values: OutValues::F32(&values[range]),
-                });
+                tensors.push(OutTensor { shape: vec![range.len()], name: (*name).into(), values: OutValues::F32(&values[range]) });
             }
         }
     }
@@ -177,20 +220,24 @@ pub fn save(folder: &Path, model: &Model, values: &[f32], token_ids: &[(&str, u3
 fn config_json(family: &Family, model: &Model, token_ids: &[(&str, u32)]) -> Value {
     let b = &model.blueprint;
     let mut map = Map::new();
-    map.insert("architectures".into(), json!([(family.architecture)(&model.heads)]));
+    map.insert("architectures".into(), json!(family.architecture(&model.heads).map(|name| vec![name])));
     map.insert("model_type".into(), json!(family.model_type));
     map.insert("vocab_size".into(), json!(b.vocab_size));
-    map.insert("hidden_size".into(), json!(b.hidden_size));
-    map.insert("num_hidden_layers".into(), json!(b.num_hidden_layers));
-    map.insert("num_attention_heads".into(), json!(b.num_attention_heads));
-    map.insert("intermediate_size".into(), json!(b.intermediate_size));
-    map.extend((family.config)(model));
     map.extend(token_ids.iter().map(|(k, v)| ((*k).to_owned(), json!(v))));
+    // What the family says last: its pad_token_id may be where places start to count.
+    map.extend((family.config)(model));
     if !model.heads.labels.is_empty() {
         let labels = &model.heads.labels;
         map.insert("id2label".into(), labels.iter().enumerate().map(|(i, l)| (i.to_string(), json!(l))).collect::<Map<_, _>>().into());
         map.insert("label2id".into(), labels.iter().enumerate().map(|(i, l)| (l.clone(), json!(i))).collect::<Map<_, _>>().into());
-        map.insert("problem_type".into(), json!("single_label_classification"));
+    }
+    if model.heads.output == Output::Sequence {
+        let problem = match model.heads.problem {
+            Problem::SingleLabel => "single_label_classification",
+            Problem::MultiLabel => "multi_label_classification",
+            Problem::Regression => "regression",
+        };
+        map.insert("problem_type".into(), json!(problem));
     }
     map.insert("tie_word_embeddings".into(), json!(b.tie_word_embeddings));
     map.insert("torch_dtype".into(), json!("float32"));
