@@ -20,6 +20,7 @@ fn help_is_there_for_every_command() {
         ("finetune", "--train"),
         ("evaluate", "--data"),
         ("predict", "--top-k"),
+        ("serve", "--api-key"),
         ("inspect", "--tensors"),
         ("bench", "step"),
     ];

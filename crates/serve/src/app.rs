@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{FromRequest, Query, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -202,6 +202,12 @@ pub(crate) struct Address {
     pub(crate) model: Option<String>,
 }
 
+/// What stands behind the `?` of an address.
+pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
+    let Query(value) = Query::try_from_uri(uri).map_err(|e| ApiError::Invalid { field: "query", problem: e.to_string() })?;
+    Ok(value)
+}
+
 /// A request that has been read: its JSON, the model that its address names, and when it came.
 pub(crate) struct Parsed<T> {
     pub(crate) value: T,
@@ -214,8 +220,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Parsed<T> {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let begin = request.extensions().get::<Arrived>().map_or_else(Instant::now, |a| a.0);
-        let address = Query::<Address>::try_from_uri(request.uri());
-        let Query(address) = address.map_err(|e| ApiError::Invalid { field: "query", problem: e.to_string() })?;
+        let address: Address = query(request.uri())?;
         let served = app.models.get(address.model.as_deref())?;
         let bytes = limits::body(app, request.into_body()).await?;
         let value = limits::json(&bytes, app.settings.json_depth)?;

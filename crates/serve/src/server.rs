@@ -192,10 +192,10 @@ struct Counted {
 impl hyper::service::Service<hyper::Request<hyper::body::Incoming>> for Counted {
     type Response = axum::response::Response;
     type Error = std::convert::Infallible;
-    type Future = <TowerToHyperService<axum::Router> as hyper::service::Service<hyper::Request<hyper::body::Incoming>>>::Future;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn call(&self, request: hyper::Request<hyper::body::Incoming>) -> Self::Future {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        self.service.call(request)
+        Box::pin(self.service.call(request))
     }
 }

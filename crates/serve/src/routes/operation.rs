@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use cloze::task::{Sequence, Want};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::app::{Address, App};
+use crate::app::{Address, App, query};
 use crate::error::ApiError;
 use crate::models::Served;
 use crate::response::json;
@@ -59,7 +59,8 @@ fn model_type(served: &Served) -> Value {
     json!({kind: {"id2label": labels, "label2id": ids}})
 }
 
-pub(crate) async fn info(State(app): State<Arc<App>>, Query(address): Query<Address>) -> Result<Response, ApiError> {
+pub(crate) async fn info(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ApiError> {
+    let address: Address = query(&uri)?;
     let served = app.models.get(address.model.as_deref())?;
     let (card, settings, tokenizer) = (served.engine.card(), &app.settings, &served.engine.context().tokenizer);
     let info = Info {

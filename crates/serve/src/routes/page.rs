@@ -4,13 +4,13 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::extract::{Query, State};
-use axum::http::{HeaderName, StatusCode, header};
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::app::App;
+use crate::app::{App, query};
 use crate::error::ApiError;
 use crate::response;
 
@@ -50,10 +50,8 @@ pub(crate) struct LogAddress {
 }
 
 /// Events of a run from a byte on: at most a part, whole lines alone, and where the next part starts.
-pub(crate) async fn log(State(app): State<Arc<App>>, address: Option<Query<LogAddress>>) -> Result<Response, ApiError> {
-    let Some(Query(address)) = address else {
-        return Err(ApiError::Invalid { field: "query", problem: "give ?name=RUN&from=BYTE".into() });
-    };
+pub(crate) async fn log(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ApiError> {
+    let address: LogAddress = query(&uri)?;
     let part = blocking(move || {
         // A name is served if it is one of the list: nothing that a client says becomes a part of a path otherwise.
         let known = names(&app);

@@ -60,11 +60,11 @@ async fn finish(work: &mut Work, jobs: Vec<Job>) -> Result<Vec<Value>, ApiError>
         let outputs = work.run(sequences).await?;
         let decode = move |_: &Served| {
             let mut outputs = outputs.into_iter();
-            let step = |((at, job), count): ((usize, Job), usize)| {
+            let step = |((at, job), count): ((usize, Job), usize)| -> Result<(usize, Step), ApiError> {
                 let own = outputs.by_ref().take(count).collect();
                 Ok((at, (job.finish)(own).map_err(fault)?))
             };
-            open.into_iter().zip(counts).map(step).collect::<Result<Vec<(usize, Step)>, ApiError>>()
+            open.into_iter().zip(counts).map(step).collect::<Result<Vec<_>, _>>()
         };
         let mut next = Vec::new();
         for (at, step) in work.tokenize(0, decode).await? {

@@ -141,9 +141,15 @@ impl World {
         Self { folder, address: server.address(), stopper: server.stopper(), app, server: Some(server) }
     }
 
-    /// The usual: an embedding model, a classifier and a re-ranker.
+    /// The usual: a masked-LM model, a classifier, a re-ranker, a tagger and a reader.
     pub fn usual(settings: Settings) -> Self {
-        let models = [("words", Heads::pretraining(false)), ("mood", classifier(&["bad", "good", "mixed"])), ("order", classifier(&["fit"]))];
+        let models = [
+            ("words", Heads::pretraining(false)),
+            ("mood", classifier(&["bad", "good", "mixed"])),
+            ("order", classifier(&["fit"])),
+            ("names", Heads::token_classification(["O", "B-PER", "I-PER"].map(str::to_owned).into())),
+            ("spans", Heads::question_answering()),
+        ];
         Self::of(settings, &models)
     }
 
