@@ -190,6 +190,17 @@ impl<'d> Pipeline<'d> {
         seen: &mut dyn FnMut(usize, &Row, &Value) -> Result<(), Error>,
     ) -> Result<Figures, Error> {
         let rows = Rows::read_all(data, task.fields(), columns, true)?;
+        self.evaluate_rows(task, &rows, options, seen)
+    }
+
+    /// Figures on labelled rows; see [`Pipeline::evaluate`].
+    pub fn evaluate_rows(
+        &self,
+        task: &dyn Task,
+        rows: &[Row],
+        options: &Options,
+        seen: &mut dyn FnMut(usize, &Row, &Value) -> Result<(), Error>,
+    ) -> Result<Figures, Error> {
         let mut found = Vec::with_capacity(rows.len());
         for chunk in rows.chunks(CHUNK) {
             let inputs: Vec<Value> = chunk.iter().map(|r| r.value.clone()).collect();
@@ -198,7 +209,7 @@ impl<'d> Pipeline<'d> {
                 seen(found.len(), row, &found[found.len() - 1])?;
             }
         }
-        Ok(task.figures(&self.context, &rows, &found)?)
+        Ok(task.figures(&self.context, rows, &found)?)
     }
 
     /// Classify texts or pairs, in their order.

@@ -148,6 +148,14 @@ unsafe fn load<S: Simd, T: Lane>(s: S, src: *const T, left: usize) -> S::F {
     unsafe { if left >= S::LANES { T::load(s, src) } else { T::load_partial(s, src, left) } }
 }
 
+/// The nearest whole number, ties to even, for |x| < 2²²: adding 1.5 · 2²³ leaves no room for a fraction. Compilers turn
+/// this into vectors on any processor, which they do not do with `round_ties_even`.
+#[inline]
+fn nearest(x: f32) -> i32 {
+    const MAGIC: f32 = 12_582_912.0;
+    (x + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32
+}
+
 /// Weights of 8 bits, a row for each column of the product. // [N, K]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quantized {
@@ -160,15 +168,16 @@ pub struct Quantized {
 impl Quantized {
     /// Quantise rows of `depth` weights, each to its own largest magnitude.
     pub fn new(weights: &[f32], depth: usize) -> Self {
-        let mut scales = Vec::with_capacity(weights.len() / depth.max(1));
-        let mut values = Vec::with_capacity(weights.len());
-        for row in weights.chunks_exact(depth.max(1)) {
-            let largest = row.iter().fold(0.0f32, |m, w| m.max(w.abs()));
-            let scale = largest / 127.0;
+        let depth = depth.max(1);
+        let scales: Vec<f32> = weights.chunks_exact(depth).map(|row| row.iter().fold(0.0f32, |m, w| m.max(w.abs())) / 127.0).collect();
+        let mut values = vec![0i8; weights.len()];
+        for ((row, scale), to) in weights.chunks_exact(depth).zip(&scales).zip(values.chunks_exact_mut(depth)) {
             let inverse = if scale.is_normal() { 1.0 / scale } else { 0.0 };
-            scales.push(if inverse > 0.0 { scale } else { 0.0 });
-            values.extend(row.iter().map(|w| (w * inverse).round_ties_even() as i8));
+            for (to, w) in to.iter_mut().zip(row) {
+                *to = nearest(w * inverse) as i8;
+            }
         }
+        let scales = scales.into_iter().map(|t| if t.is_normal() { t } else { 0.0 }).collect();
         Self { values, scales }
     }
 

@@ -194,6 +194,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn neg_mul_add(self, a: F, b: F, c: F) -> F = _mm512_fnmadd_ps(a, b, c);
         fn max(self, a: F, b: F) -> F = _mm512_max_ps(a, b);
         fn min(self, a: F, b: F) -> F = _mm512_min_ps(a, b);
+        fn reciprocal(self, a: F) -> F = {
+            // 14 bits, doubled by a step of Newton's method: r (2 - a r).
+            let r = _mm512_rcp14_ps(a);
+            _mm512_fmadd_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(1.0)), r)
+        };
         fn sqrt(self, a: F) -> F = _mm512_sqrt_ps(a);
         fn round(self, a: F) -> F = _mm512_roundscale_ps::<NEAREST>(a);
         fn scale(self, a: F, n: F) -> F = _mm512_scalef_ps(a, n);

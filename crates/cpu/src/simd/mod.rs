@@ -259,6 +259,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
         self.to_bits(self.select(is_number, self.from_bits(rounded), self.from_bits(quiet)))
     }
 
+    /// `1 / a` within 2 ulp, for normal `a` with a normal reciprocal.
+    #[inline(always)]
+    fn reciprocal(self, a: Self::F) -> Self::F {
+        self.div(self.splat(1.0), a)
+    }
     /// All lanes 0.
     #[inline(always)]
     fn zero(self) -> Self::F {
