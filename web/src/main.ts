@@ -3,7 +3,7 @@
 import { info as ask, setModel, type Info } from './api'
 import { attentionPage } from './attention'
 import { make } from './dom'
-import { tryPage } from './tasks'
+import { loadSamples, tryPage } from './tasks'
 import { leaveTraining, trainingPage } from './training'
 import { languageTag, otherLanguage, say, type Word } from './words'
 
@@ -60,7 +60,8 @@ function render() {
 theme()
 addEventListener('hashchange', render)
 ask()
-  .then((answer) => {
+  .then(async (answer) => {
+    await loadSamples()
     info = answer
     setModel(answer.model_id)
     render()

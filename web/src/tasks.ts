@@ -1,6 +1,6 @@
 // The page that tries what the model can do.
 
-import { post, type Info, type Timed } from './api'
+import { get, post, type Info, type Timed } from './api'
 import { bars, make } from './dom'
 import { say, type Word } from './words'
 
@@ -13,7 +13,9 @@ interface Field {
 
 interface Task {
   route: string
-  label: Word
+  /** Its name, where it has no word of its own. */
+  name?: string
+  label?: Word
   hint?: Word
   fields: Field[]
   ask: (values: Record<string, string>) => Promise<[Timed<unknown>, Node]>
@@ -151,7 +153,26 @@ export function tasks(info: Info): Task[] {
         ),
     },
   ]
-  return all.filter((task) => info.routes.includes(task.route))
+  const known = all.filter((task) => info.routes.includes(task.route))
+  // What has no view of its own is asked and shown as JSON.
+  const own = ['/embed', '/embed_all', '/classify', '/v1/embeddings', '/v1/rerank', '/attention', ...all.map((t) => t.route)]
+  const others = info.routes.filter((route) => !own.includes(route)).map(
+    (route): Task => ({
+      route,
+      name: route.slice(1),
+      fields: [{ name: 'json', label: 'json', lines: true, start: () => JSON.stringify(samples[route] ?? {}, null, 1) }],
+      ask: async (v) => show(await post<unknown>(route, JSON.parse(v.json ?? '{}')), (answer) => make('pre', {}, JSON.stringify(answer, null, 1))),
+    }),
+  )
+  return [...known, ...others]
+}
+
+/** An input of each route, from the server's own description. */
+let samples: Record<string, unknown> = {}
+
+export async function loadSamples() {
+  const api = await get<{ paths: Record<string, { post?: { requestBody?: { content: Record<string, { example?: unknown }> } } }> }>('/openapi.json')
+  samples = Object.fromEntries(Object.entries(api.paths).map(([path, p]) => [path, p.post?.requestBody?.content['application/json']?.example]))
 }
 
 let chosen = ''
@@ -168,7 +189,7 @@ export function tryPage(info: Info) {
   }
   for (const task of list) {
     const id = `task${task.route.replace('/', '-')}`
-    buttons.append(make('button', { id, role: 'tab', 'aria-selected': false, click: () => open(task) }, say(task.label)))
+    buttons.append(make('button', { id, role: 'tab', 'aria-selected': false, click: () => open(task) }, task.label ? say(task.label) : task.name))
   }
   page.append(buttons, place)
   const first = list.find((t) => t.route === chosen) ?? list[0]

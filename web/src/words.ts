@@ -25,6 +25,7 @@ const words = {
   tokens: ['Tokens', '分词'],
   hintMask: ['Write the mask token where a word is to be found.', '在要预测的位置写上掩码符号。'],
   hintSearch: ['Lines in the order of their nearness to the query (cosine of their embeddings).', '按与查询的接近程度（向量余弦）排列。'],
+  json: ['Input as JSON', 'JSON 输入'],
   none: ['nothing found', '没有结果'],
   times: ['round trip {0} ms; in the server: {1} ms in all, {2} queue, {3} inference; {4} tokens', '往返 {0} 毫秒；服务器内：共 {1} 毫秒，排队 {2}，推理 {3}；{4} 个词元'],
   gridHelp: ['Every head of every layer: rows look, columns are looked at. Choose one.', '每层的每个头：行是查询词元，列是被关注的词元。点击选择。'],

@@ -9,7 +9,7 @@ use crate::error::ApiError;
 use crate::work::Times;
 
 /// Counters, gauges and histograms of a server.
-pub struct Metrics {
+pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
 }

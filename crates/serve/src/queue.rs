@@ -17,13 +17,13 @@ use crate::metrics::Metrics;
 
 /// The outputs of a request's sequences, in their order.
 #[derive(Debug)]
-pub struct Done {
+pub(crate) struct Done {
     /// One output a sequence.
-    pub outputs: Vec<Output>,
+    pub(crate) outputs: Vec<Output>,
     /// From entering the queue to the first batch.
-    pub queue: Duration,
+    pub(crate) queue: Duration,
     /// From the first batch to the last output.
-    pub inference: Duration,
+    pub(crate) inference: Duration,
 }
 
 /// What a request gets back.
@@ -147,8 +147,12 @@ impl Queue {
         if state.closed {
             return Err(ApiError::Unhealthy { problem: "the server is shutting down" });
         }
-        // An empty queue takes any request that its own limits let through.
-        if state.entries > 0 && (state.tokens + tokens > self.max_tokens || state.entries + count > self.max_entries) {
+        if tokens > self.max_tokens {
+            let problem = format!("they make {tokens} tokens at once; at most {} are taken: ask for less, or raise --max-queue-tokens", self.max_tokens);
+            return Err(ApiError::Invalid { field: "inputs", problem });
+        }
+        // An empty queue takes any number of sequences: one input may make more than a client may send.
+        if state.tokens + tokens > self.max_tokens || (state.entries > 0 && state.entries + count > self.max_entries) {
             return Err(ApiError::Overloaded { full: "its queue is full" });
         }
         state.tokens += tokens;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
@@ -20,6 +20,8 @@ use crate::error::ServeError;
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 64 << 10;
+/// How long a closed connection is listened to.
+const LINGER: Duration = Duration::from_millis(500);
 /// Answers a head that does not arrive in time.
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
@@ -181,6 +183,13 @@ async fn connection(
         stream.write_all(TOO_SLOW).await.ok(); // the client may have gone
     }
     stream.shutdown().await.ok(); // likewise
+    tokio::time::timeout(LINGER, drop_rest(&mut stream)).await.ok();
+}
+
+/// Read what the client still sends of a refused body and drop it: to close on unread bytes resets the connection, and the answer is lost.
+async fn drop_rest(stream: &mut TcpStream) {
+    let mut rest = [0; 16 << 10];
+    while stream.read(&mut rest).await.is_ok_and(|n| n > 0) {}
 }
 
 /// Counts requests, so that an idle connection is told from one whose first head never came.

@@ -161,7 +161,7 @@ fn openai_clients_are_answered() {
 
     let models = world.get("/v1/models").good();
     let names: Vec<&str> = models["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
-    assert_eq!(names, ["words", "mood", "order", "names", "spans"]);
+    assert_eq!(names, ["words", "mood", "order", "names", "spans", "choices", "logic"]);
 
     let documents = json!(["the cat", {"text": "a dog"}, "猫"]);
     let ranks = world.post("/v1/rerank", &json!({"model": "order", "query": "the", "documents": documents, "top_n": 2})).good();
@@ -180,6 +180,19 @@ fn openai_clients_are_answered() {
     nested(world.send("/v1/embeddings", "{"), 422, Value::Null, Value::Null);
     nested(world.post("/v1/rerank", &json!({"query": "the", "documents": ["cat"]})), 424, json!("model"), Value::Null);
     nested(world.get("/v1/nowhere"), 404, Value::Null, Value::Null);
+}
+
+#[test]
+fn the_root_answers_as_the_model_is_for() {
+    let world = World::usual(brisk());
+    let same = |model: &str, route: &str, body: Value| {
+        let expected = world.post(&format!("{route}?model={model}"), &body).good();
+        assert_eq!(world.post(&format!("/?model={model}"), &body).good(), expected, "{route}");
+    };
+    same("words", "/embed", json!({"inputs": "the cat"}));
+    same("words", "/similarity", json!({"inputs": {"source_sentence": "the", "sentences": ["cat"]}}));
+    same("mood", "/predict", json!({"inputs": "the cat"}));
+    same("order", "/rerank", json!({"query": "the", "texts": ["cat", "dog"]}));
 }
 
 #[test]

@@ -94,5 +94,5 @@ fn the_page_and_the_curves_of_runs() {
     }
     world.get("/runs/log").refused(422, "Validation");
     let world = World::of(cloze_serve::Settings { playground: false, ..brisk() }, &[("only", Default::default())]);
-    assert_eq!(world.get("/").status, 404);
+    assert_eq!((world.get("/").status, world.get("/runs").status), (405, 404));
 }

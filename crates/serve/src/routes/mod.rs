@@ -7,6 +7,7 @@ mod openai;
 mod operation;
 mod page;
 mod prediction;
+mod root;
 mod tasks;
 mod text;
 mod tokens;
@@ -14,7 +15,7 @@ mod tokens;
 use std::sync::Arc;
 
 use axum::routing::{MethodRouter, get, post};
-use cloze::task::TASKS;
+use cloze::task::{TASKS, Task};
 
 use serde_json::Value;
 
@@ -119,6 +120,14 @@ pub(crate) fn all(app: &App) -> Vec<Route> {
             post(tokens::detokenize)
         }),
         Route::post(
+            "/",
+            TEI,
+            "What the model is for: vectors, labels or ranks",
+            ["EmbedRequest", "EmbedResponse"],
+            r#"{"inputs": "The cat sat on the mat"}"#,
+            || post(root::answer),
+        ),
+        Route::post(
             "/v1/embeddings",
             OPENAI,
             "A vector for each text",
@@ -178,9 +187,8 @@ pub(crate) fn served_by(served: &Served) -> Vec<String> {
             routes.extend(["/rerank", "/v1/rerank"]);
         }
     }
-    let tasks = TASKS.iter().filter(|task| served.engine.serves(**task)).map(|task| format!("/{}", task.route()));
-    let mut all: Vec<String> = routes.into_iter().map(str::to_owned).chain(tasks).collect();
-    let mut seen = std::collections::HashSet::new();
-    all.retain(|route| seen.insert(route.clone()));
-    all
+    // A task whose path is one of text-embeddings-inference's is served by that one, and stands above if the model answers it.
+    let other = |task: &&&dyn Task| !["embed", "rerank", "similarity"].contains(&task.route());
+    let tasks = TASKS.iter().filter(other).filter(|task| served.engine.serves(**task)).map(|task| format!("/{}", task.route()));
+    routes.into_iter().map(str::to_owned).chain(tasks).collect()
 }

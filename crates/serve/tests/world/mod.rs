@@ -149,6 +149,8 @@ impl World {
             ("order", classifier(&["fit"])),
             ("names", Heads::token_classification(["O", "B-PER", "I-PER"].map(str::to_owned).into())),
             ("spans", Heads::question_answering()),
+            ("choices", Heads::multiple_choice()),
+            ("logic", classifier(&["contradiction", "neutral", "entailment"])),
         ];
         Self::of(settings, &models)
     }
