@@ -138,7 +138,7 @@ impl App {
     }
 
     /// A name for a request that brings none: the server's start and a count, so that it is found in the log.
-    fn request_id(&self) -> String {
+    pub(crate) fn request_id(&self) -> String {
         let pid = std::process::id();
         format!("{pid:x}-{:x}", self.requests.fetch_add(1, Ordering::Relaxed))
     }

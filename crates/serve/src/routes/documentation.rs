@@ -44,26 +44,6 @@ pub(crate) fn describe(routes: &[Route]) -> Value {
         let entry = paths.entry(route.path.clone()).or_insert_with(|| json!({}));
         entry[route.method] = operation;
     }
-    let about = "which model of this server is asked; the first one by default";
-            parameters.push(json!({"name": "model", "in": "query", "required": false, "description": about, "schema": {"type": "string"}}));
-        }
-        if !parameters.is_empty() {
-            operation["parameters"] = parameters.into();
-        }
-        if let Some(request) = &route.request {
-            let mut content = json!({"schema": reference(request)});
-            if let Some(sample) = &route.sample {
-                content["example"] = sample.clone();
-            }
-            operation["requestBody"] = json!({"required": true, "content": {"application/json": content}});
-        }
-        let entry = paths.entry(route.path.clone()).or_insert_with(|| json!({}));
-        entry[route.method] = operation;
-    }
-    let text = json!({"type": "string"});
-    schemas.insert("Error".into(), json!({"type": "object", "required": ["error", "error_type"], "properties": {"error": text, "error_type": text}}));
-    schemas.insert("OpenAiError".into(), json!({"type": "object", "required": ["error"], "properties": {"error": {
-        "type": "object", "properties": {"message": text, "type": text, "param": {"type": ["string", "null"]}, "code": {"type": ["string", "null"]}}}}}));
     let about = "A BERT model behind the routes of text-embeddings-inference and of OpenAI's embeddings, and a route for each task.";
     json!({
         "openapi": "3.1.0",

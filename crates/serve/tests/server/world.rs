@@ -1,5 +1,4 @@
 //! A real server on a free port of this machine, with a tiny model made here, and a client of a few lines.
-#![allow(dead_code, unreachable_pub)] // each test uses its part
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,17 +14,17 @@ use cloze::{Device, DeviceChoice};
 use cloze_serve::{App, Card, Engine, Models, PipelineEngine, Server, Settings, Stopper};
 use serde_json::Value;
 
-pub static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::open(DeviceChoice::Cpu, Some(2)));
+pub(crate) static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::open(DeviceChoice::Cpu, Some(2)));
 
 /// H of the tiny models.
-pub const HIDDEN: usize = 32;
+pub(crate) const HIDDEN: usize = 32;
 /// Their longest input.
-pub const LONGEST: usize = 64;
+pub(crate) const LONGEST: usize = 64;
 
 const PIECES: &str = "[PAD] [UNK] [CLS] [SEP] [MASK] the cat sat on mat dog ran to sea a ##s ##ing un ##aff ##able 猫 坐 在 垫 子 上 . , !";
 
 /// Write a tiny model with these heads into `folder`.
-pub fn write_model(folder: &Path, heads: Heads, seed: u64) {
+pub(crate) fn write_model(folder: &Path, heads: Heads, seed: u64) {
     std::fs::create_dir_all(folder).unwrap();
     let tokenizer = Tokenizer::from_pieces(PIECES.split(' ').map(String::from).collect(), Default::default()).unwrap();
     let blueprint = Blueprint {
@@ -38,31 +37,31 @@ pub fn write_model(folder: &Path, heads: Heads, seed: u64) {
     tokenizer.save(folder).unwrap();
 }
 
-pub fn classifier(labels: &[&str]) -> Heads {
+pub(crate) fn classifier(labels: &[&str]) -> Heads {
     Heads::classification(labels.iter().map(|l| (*l).to_owned()).collect())
 }
 
 /// Loads a model as the program does.
-pub fn load(folder: &Path) -> Result<Arc<dyn Engine>, cloze::Error> {
+pub(crate) fn load(folder: &Path) -> Result<Arc<dyn Engine>, cloze::Error> {
     Ok(Arc::new(PipelineEngine::load(&DEVICE, folder, Precision::F32, None)?))
 }
 
 /// A word of the vocabulary that makes [`Moody`] engines panic, and one that makes them slow or not a number.
-pub const PANIC: &str = "sea";
-pub const SLOW: &str = "ran";
-pub const NAN: &str = "dog";
+pub(crate) const PANIC: &str = "sea";
+pub(crate) const SLOW: &str = "ran";
+pub(crate) const NAN: &str = "dog";
 
 /// An engine whose mood is in its input.
-pub struct Moody {
+pub(crate) struct Moody {
     inner: PipelineEngine,
     words: [u32; 3],
     pause: Duration,
     /// Sequences that were computed.
-    pub computed: Arc<std::sync::atomic::AtomicUsize>,
+    pub(crate) computed: Arc<std::sync::atomic::AtomicUsize>,
 }
 
 impl Moody {
-    pub fn load(folder: &Path, pause: Duration, computed: Arc<std::sync::atomic::AtomicUsize>) -> Result<Arc<dyn Engine>, cloze::Error> {
+    pub(crate) fn load(folder: &Path, pause: Duration, computed: Arc<std::sync::atomic::AtomicUsize>) -> Result<Arc<dyn Engine>, cloze::Error> {
         let inner = PipelineEngine::load(&DEVICE, folder, Precision::F32, None)?;
         let words = [PANIC, SLOW, NAN].map(|word| inner.context().tokenizer.token_to_id(word).unwrap());
         Ok(Arc::new(Self { inner, words, pause, computed }))
@@ -101,16 +100,15 @@ impl Engine for Moody {
     }
 }
 
-pub struct World {
-    pub folder: tempfile::TempDir,
-    pub address: SocketAddr,
-    pub stopper: Stopper,
-    pub app: Arc<App>,
+pub(crate) struct World {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) address: SocketAddr,
+    pub(crate) stopper: Stopper,
     server: Option<Server>,
 }
 
 /// Names and folders of models for a server.
-pub fn folders(folder: &Path, models: &[(&str, Heads)]) -> Vec<(String, PathBuf)> {
+pub(crate) fn folders(folder: &Path, models: &[(&str, Heads)]) -> Vec<(String, PathBuf)> {
     let write = |(i, (name, heads)): (usize, &(&str, Heads))| {
         let path = folder.join(name);
         write_model(&path, heads.clone(), i as u64);
@@ -121,12 +119,12 @@ pub fn folders(folder: &Path, models: &[(&str, Heads)]) -> Vec<(String, PathBuf)
 
 impl World {
     /// Serve these models.
-    pub fn of(settings: Settings, models: &[(&str, Heads)]) -> Self {
+    pub(crate) fn of(settings: Settings, models: &[(&str, Heads)]) -> Self {
         Self::with(settings, models, Box::new(|path: &Path| load(path)))
     }
 
     /// Serve one model whose mood is in its input.
-    pub fn moody(settings: Settings, pause: Duration) -> (Self, Arc<std::sync::atomic::AtomicUsize>) {
+    pub(crate) fn moody(settings: Settings, pause: Duration) -> (Self, Arc<std::sync::atomic::AtomicUsize>) {
         let computed = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let counter = Arc::clone(&computed);
         let loader = move |path: &Path| Moody::load(path, pause, Arc::clone(&counter));
@@ -137,12 +135,12 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let models = Models::load(folders(folder.path(), models), loader).unwrap();
         let app = App::new(settings, models).unwrap();
-        let server = Server::start(Arc::clone(&app), SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        Self { folder, address: server.address(), stopper: server.stopper(), app, server: Some(server) }
+        let server = Server::start(app, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        Self { folder, address: server.address(), stopper: server.stopper(), server: Some(server) }
     }
 
     /// The usual: a masked-LM model, a classifier, a re-ranker, a tagger and a reader.
-    pub fn usual(settings: Settings) -> Self {
+    pub(crate) fn usual(settings: Settings) -> Self {
         let models = [
             ("words", Heads::pretraining(false)),
             ("mood", classifier(&["bad", "good", "mixed"])),
@@ -155,27 +153,27 @@ impl World {
         Self::of(settings, &models)
     }
 
-    pub fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         request(self.address, "GET", path, &[], None)
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
         self.send(path, &body.to_string())
     }
 
-    pub fn send(&self, path: &str, body: &str) -> Answer {
+    pub(crate) fn send(&self, path: &str, body: &str) -> Answer {
         request(self.address, "POST", path, &[], Some(body.as_bytes()))
     }
 
     /// A figure of /metrics; 0 when it is not there.
-    pub fn figure(&self, name: &str) -> f64 {
+    pub(crate) fn figure(&self, name: &str) -> f64 {
         let text = self.get("/metrics").text();
         let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
     }
 
     /// End the server and say how it ended.
-    pub fn end(mut self) -> Result<(), cloze_serve::ServeError> {
+    pub(crate) fn end(mut self) -> Result<(), cloze_serve::ServeError> {
         self.stopper.stop();
         self.server.take().unwrap().join()
     }
@@ -188,41 +186,41 @@ impl Drop for World {
 }
 
 /// Settings that end at once.
-pub fn brisk() -> Settings {
+pub(crate) fn brisk() -> Settings {
     Settings { shutdown_delay: Duration::from_millis(50), ..Settings::default() }
 }
 
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.body.clone()).expect("answers are UTF-8")
     }
 
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
     }
 
     /// The JSON of an answer with status 200.
     #[track_caller]
-    pub fn good(&self) -> Value {
+    pub(crate) fn good(&self) -> Value {
         assert_eq!(self.status, 200, "{}", self.text());
         self.json()
     }
 
     /// A refusal in the plain dialect.
     #[track_caller]
-    pub fn refused(&self, status: u16, error_type: &str) -> String {
+    pub(crate) fn refused(&self, status: u16, error_type: &str) -> String {
         assert_eq!(self.status, status, "{}", self.text());
         let body = self.json();
         assert_eq!(body["error_type"], error_type, "{body}");
@@ -231,11 +229,11 @@ impl Answer {
 }
 
 /// Send one request on a connection of its own.
-pub fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Answer {
+pub(crate) fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Answer {
     try_request(address, method, path, headers, body).expect("the server answers")
 }
 
-pub fn try_request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> std::io::Result<Answer> {
+pub(crate) fn try_request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     stream.write_all(&head(method, path, headers, body.map(<[u8]>::len)))?;
@@ -244,7 +242,7 @@ pub fn try_request(address: SocketAddr, method: &str, path: &str, headers: &[(&s
     read_answer(&mut stream).or_else(|e| sent.and(Err(e)))
 }
 
-pub fn head(method: &str, path: &str, headers: &[(&str, &str)], length: Option<usize>) -> Vec<u8> {
+pub(crate) fn head(method: &str, path: &str, headers: &[(&str, &str)], length: Option<usize>) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
     if let Some(length) = length {
         head.push_str(&format!("content-length: {length}\r\ncontent-type: application/json\r\n"));
@@ -257,7 +255,7 @@ pub fn head(method: &str, path: &str, headers: &[(&str, &str)], length: Option<u
 }
 
 /// Read what a connection holds until its end, as one answer.
-pub fn read_answer(stream: &mut TcpStream) -> std::io::Result<Answer> {
+pub(crate) fn read_answer(stream: &mut TcpStream) -> std::io::Result<Answer> {
     let mut bytes = Vec::new();
     let read = stream.read_to_end(&mut bytes);
     let Some(at) = bytes.windows(4).position(|w| w == b"\r\n\r\n") else {

@@ -1,6 +1,5 @@
 //! What a server must survive: overload, hang-ups, slow and hostile clients, a worker that panics, an end under load.
 
-mod world;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,7 +9,7 @@ use std::time::{Duration, Instant};
 use cloze::model::Heads;
 use cloze_serve::Settings;
 use serde_json::json;
-use world::{NAN, PANIC, SLOW, World, brisk, head, read_answer, request, try_request};
+use crate::world::{NAN, PANIC, SLOW, World, brisk, head, read_answer, request, try_request};
 
 fn one(settings: Settings) -> World {
     World::of(settings, &[("only", Heads::default())])

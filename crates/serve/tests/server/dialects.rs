@@ -1,9 +1,8 @@
 //! What existing clients send, and what they must get: text-embeddings-inference's routes and OpenAI's.
 
-mod world;
 
 use serde_json::{Value, json};
-use world::{HIDDEN, LONGEST, World, brisk};
+use crate::world::{HIDDEN, LONGEST, World, brisk};
 
 fn floats(value: &Value) -> Vec<f32> {
     value.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number") as f32).collect()
@@ -169,7 +168,7 @@ fn openai_clients_are_answered() {
     assert!(results.len() == 2 && results[0]["relevance_score"].as_f64() >= results[1]["relevance_score"].as_f64());
     assert!(results[0]["document"]["text"].is_string() && ranks["id"].is_string() && ranks["usage"]["total_tokens"].as_u64() > Some(0));
 
-    let nested = |answer: world::Answer, status: u16, param: Value, code: Value| {
+    let nested = |answer: crate::world::Answer, status: u16, param: Value, code: Value| {
         assert_eq!(answer.status, status, "{}", answer.text());
         let error = answer.json()["error"].clone();
         assert!(error["message"].is_string() && error["type"].is_string(), "{error}");

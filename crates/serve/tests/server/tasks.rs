@@ -1,9 +1,8 @@
 //! The routes of the registry's tasks, the look inside, and the page.
 
-mod world;
 
 use serde_json::{Value, json};
-use world::{DEVICE, World, brisk};
+use crate::world::{DEVICE, World, brisk};
 
 #[test]
 fn every_task_answers_as_the_library_does() {

@@ -1,11 +1,10 @@
 //! What operators rely on: health, figures, keys, the description of the routes, reloading.
 
-mod world;
 
 
 use cloze::model::Heads;
 use serde_json::{Value, json};
-use world::{World, brisk, request, write_model};
+use crate::world::{World, brisk, request, write_model};
 
 #[test]
 fn info_health_and_metrics() {
@@ -162,11 +161,11 @@ fn request_ids_and_origins() {
 #[test]
 fn settings_that_make_no_sense_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let models = || cloze_serve::Models::load(world::folders(folder.path(), &[("m", Heads::default())]), Box::new(world::load)).unwrap();
+    let models = || cloze_serve::Models::load(crate::world::folders(folder.path(), &[("m", Heads::default())]), Box::new(crate::world::load)).unwrap();
     let with = |settings| cloze_serve::App::new(settings, models()).err().expect("refused").to_string();
     assert!(with(cloze_serve::Settings { max_batch_tokens: 0, ..brisk() }).contains("--max-batch-tokens"));
     assert!(with(cloze_serve::Settings { api_keys: vec![" ".into()], ..brisk() }).contains("--api-key"));
-    let load = |folders| cloze_serve::Models::load(folders, Box::new(world::load)).err().expect("refused").to_string();
+    let load = |folders| cloze_serve::Models::load(folders, Box::new(crate::world::load)).err().expect("refused").to_string();
     assert!(load(vec![]).contains("--model"));
     assert!(load(vec![("m".into(), folder.path().join("m")), ("m".into(), folder.path().join("m"))]).contains("two models"));
     assert!(load(vec![("gone".into(), folder.path().join("gone"))]).contains("gone"));
