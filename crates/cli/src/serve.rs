@@ -134,7 +134,8 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     for served in models.all() {
         let card = served.engine.card();
         let size = card.parameters as f64 / 1e6;
-        options.say(format!("{}: {}, {size:.1} M parameters, {}, up to {} tokens", served.name, card.family, card.dtype, card.max_length));
+        let longest = served.engine.context().max_length;
+        options.say(format!("{}: {}, {size:.1} M parameters, {}, up to {longest} tokens", served.name, card.family, card.dtype));
     }
     let app = App::new(settings, models)?;
     let server = Server::start(Arc::clone(&app), SocketAddr::new(args.host, args.port))?;
