@@ -1,5 +1,7 @@
 //! A model folder as Hugging Face has it: config.json, model.safetensors, and the tokenizer's files beside them.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -117,8 +119,12 @@ pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loade
             };
             let Some((shape, tensor)) = files.read(&name)? else { unreachable!("it was found") };
             debug_assert_eq!(shape, shape_of(spec, &part), "checked before");
-            let at = spec.param.offset + part.rows.start * width;
-            values[at..at + tensor.len()].copy_from_slice(&tensor);
+            let mut rest = tensor.as_slice();
+            for piece in &part.pieces {
+                let (rows, after) = rest.split_at(piece.len() * width);
+                values[spec.param.offset + piece.start * width..][..rows.len()].copy_from_slice(rows);
+                rest = after;
+            }
             used.insert(name);
         }
         if !found {
@@ -127,6 +133,7 @@ pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loade
         }
     }
     // Buffers and the copies that tied weights leave behind are no loss.
+    let constants = (family.constants)(&model.blueprint);
     let tied = (family.names)(&decoder_of(&model), &model.blueprint);
     let ignored = |n: &String| {
         n.ends_with("position_ids")
@@ -134,6 +141,7 @@ pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loade
             || n.ends_with("decoder.weight")
             || n.ends_with("decoder.bias")
             || (model.heads.masked_lm && tied.iter().any(|t| t.name == *n))
+            || constants.iter().any(|c| c.name == *n || c.name.strip_prefix(family.prefix) == Some(n))
     };
     report.unused = files.names().iter().filter(|n| !used.contains(*n) && !ignored(n)).cloned().collect();
     Ok(Loaded { model, values, report })
@@ -184,8 +192,8 @@ fn find(files: &TensorFiles, family: &Family, spec: &Spec, part: &TensorName) ->
 /// The shape of a tensor that holds `part` of a parameter.
 fn shape_of(spec: &Spec, part: &TensorName) -> Vec<usize> {
     match spec.role {
-        Role::Vector => vec![part.rows.len()],
-        _ => vec![part.rows.len(), spec.param.cols],
+        Role::Vector => vec![part.rows()],
+        _ => vec![part.rows(), spec.param.cols],
     }
 }
 
@@ -195,22 +203,33 @@ pub fn save(folder: &Path, model: &Model, values: &[f32], token_ids: &[(&str, u3
     assert_eq!(values.len(), model.table().flat_len(), "values of another model");
     let Some(family) = family(model.family) else { unreachable!("a model is made by a family of the registry") };
     let bare = family.is_bare(&model.heads);
-    let mut tensors = Vec::new();
+    let written = |name: &str| name.strip_prefix(family.prefix).filter(|_| bare).unwrap_or(name).to_owned();
+    let mut tensors: Vec<(String, Vec<usize>, Cow<[f32]>)> = Vec::new();
     for spec in model.table().specs() {
         let (_, width) = spec.units();
+        let of = |piece: &Range<usize>| &values[spec.param.offset + piece.start * width..spec.param.offset + piece.end * width];
         for part in (family.names)(spec, &model.blueprint) {
-            let range = spec.param.offset + part.rows.start * width..spec.param.offset + part.rows.end * width;
-            let name = part.name.strip_prefix(family.prefix).filter(|_| bare).unwrap_or(&part.name).to_owned();
-            tensors.push(OutTensor { shape: shape_of(spec, &part), name, values: OutValues::F32(&values[range]) });
+            let held = match part.pieces.as_slice() {
+                [piece] => Cow::Borrowed(of(piece)),
+                pieces => Cow::Owned(pieces.iter().flat_map(of).copied().collect()),
+            };
+            tensors.push((written(&part.name), shape_of(spec, &part), held));
         }
         let untied = !model.blueprint.tie_word_embeddings;
         for (when, parameter, name) in family.copies {
             if *parameter == spec.name && (*when == Copied::Always || untied) {
-                let range = spec.param.range();
-                tensors.push(OutTensor { shape: vec![range.len()], name: (*name).into(), values: OutValues::F32(&values[range]) });
+                let held = &values[spec.param.range()];
+                tensors.push(((*name).into(), vec![held.len()], Cow::Borrowed(held)));
             }
         }
     }
+    for constant in (family.constants)(&model.blueprint) {
+        tensors.push((written(constant.name), constant.shape.to_vec(), Cow::Owned(constant.values)));
+    }
+    let tensors: Vec<OutTensor> = tensors
+        .iter()
+        .map(|(name, shape, held)| OutTensor { name: name.clone(), shape: shape.clone(), values: OutValues::F32(held) })
+        .collect();
     write(&folder.join("model.safetensors"), &tensors, &[("format", "pt".into())])?;
     let path = folder.join("config.json");
     let text = serde_json::to_string_pretty(&config_json(family, model, token_ids)).unwrap_or_default() + "\n";
