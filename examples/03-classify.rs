@@ -30,8 +30,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let inputs: Vec<TextInput> = texts.into_iter().map(|first| TextInput { first, second: None }).collect();
     for (input, answer) in inputs.iter().zip(pipeline.classify(&inputs)?) {
         println!("{}", input.first);
-        for (label, probability) in &answer.scores {
-            println!("  {:>5.1}%  {label}", 100.0 * probability);
+        for scored in &answer {
+            println!("  {:>5.1}%  {}", 100.0 * scored.score, scored.label);
         }
     }
     Ok(())

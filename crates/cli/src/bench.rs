@@ -1,7 +1,11 @@
-//! `cloze bench`: the training step, timed.
+//! `cloze bench`: the training step and the forward pass, timed.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
+use anyhow::Context;
+use cloze::tensor::Operands;
 use cloze::train::memory::Memory;
 use cloze::train::run::Precision;
 
@@ -11,6 +15,86 @@ use crate::options::{Options, print_json, print_line};
 pub(crate) enum Command {
     /// Forward, backward and AdamW of masked-LM training on random tokens
     TrainStep(TrainStep),
+    /// The forward pass of a model folder on given token ids: {"case": [[ids of a text, …], …batches], …}
+    Forward(Forward),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Forward {
+    /// Model folder
+    #[arg(long)]
+    model: PathBuf,
+    /// JSON file of cases: each a list of batches, a batch a list of texts, a text a list of token ids
+    #[arg(long)]
+    cases: PathBuf,
+    /// f32, bf16 or int8
+    #[arg(long, default_value = "bf16", value_parser = parse_operands)]
+    precision: Operands,
+    /// Tokens that run at once, at most
+    #[arg(long, default_value_t = 1024)]
+    batch_tokens: usize,
+    /// Runs of each case, after one to warm up
+    #[arg(long, default_value_t = 7)]
+    runs: usize,
+    /// Take the names of cases from standard input, one a line, and answer each with its seconds
+    #[arg(long)]
+    drive: bool,
+    /// Write the mean hidden state of every text of every case to this JSON file
+    #[arg(long)]
+    dump: Option<PathBuf>,
+}
+
+fn parse_operands(text: &str) -> Result<Operands, String> {
+    [Operands::F32, Operands::Bf16, Operands::Int8].into_iter().find(|o| o.name() == text).ok_or_else(|| "f32, bf16 or int8".to_owned())
+}
+
+type Cases = BTreeMap<String, Vec<Vec<Vec<u32>>>>;
+
+fn forward(args: &Forward, options: &Options) -> anyhow::Result<u8> {
+    let device = options.open();
+    let begin = Instant::now();
+    let forward = cloze::bench::Forward::load(&device, &args.model, args.precision, args.batch_tokens)?;
+    let loading = begin.elapsed().as_secs_f64();
+    let text = std::fs::read_to_string(&args.cases).with_context(|| format!("cannot read {}", args.cases.display()))?;
+    let cases: Cases = serde_json::from_str(&text).with_context(|| format!("{} is no file of cases", args.cases.display()))?;
+    let run = |batches: &[Vec<Vec<u32>>]| {
+        let begin = Instant::now();
+        let means: Vec<Vec<f32>> = batches.iter().flat_map(|batch| forward.run(batch)).collect();
+        (begin.elapsed().as_secs_f64(), means)
+    };
+    if let Some(path) = &args.dump {
+        let all: BTreeMap<&String, Vec<Vec<f32>>> = cases.iter().map(|(name, batches)| (name, run(batches).1)).collect();
+        std::fs::write(path, serde_json::to_vec(&all)?).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if args.drive {
+        for line in std::io::stdin().lines() {
+            let line = line?;
+            let batches = cases.get(line.trim()).with_context(|| format!("no case `{}` in {}", line.trim(), args.cases.display()))?;
+            let seconds = run(batches).0;
+            let peak = Memory::now().map_or(0.0, |m| m.peak_mb());
+            print_json(&serde_json::json!({ "seconds": seconds, "peak_rss_mb": peak, "loading": loading }))?;
+        }
+        return Ok(0);
+    }
+    for (name, batches) in &cases {
+        run(batches);
+        let mut seconds: Vec<f64> = (0..args.runs.max(1)).map(|_| run(batches).0).collect();
+        seconds.sort_by(f64::total_cmp);
+        let (median, best) = (seconds[seconds.len() / 2], seconds[0]);
+        let tokens: usize = batches.iter().flatten().map(Vec::len).sum();
+        let peak = Memory::now().map_or(0.0, |m| m.peak_mb());
+        if options.json {
+            print_json(&serde_json::json!({ "case": name, "seconds": median, "best": best, "tokens": tokens, "peak_rss_mb": peak }))?;
+        } else {
+            print_line(format_args!(
+                "{name:<24} {:>9.2} ms (best {:.2}) {:>9.0} tokens/s  {peak:.0} MB at most, {loading:.2} s to load",
+                1e3 * median,
+                1e3 * best,
+                tokens as f64 / median
+            ))?;
+        }
+    }
+    Ok(0)
 }
 
 #[derive(clap::Args)]
@@ -46,7 +130,10 @@ fn parse_precision(text: &str) -> Result<Precision, String> {
 }
 
 pub(crate) fn run(command: Command, options: &Options) -> anyhow::Result<u8> {
-    let Command::TrainStep(args) = command;
+    let args = match command {
+        Command::TrainStep(args) => args,
+        Command::Forward(args) => return forward(&args, options),
+    };
     let device = options.open();
     let small = args.model != "base" && args.model != "large";
     let shape = cloze::bench::Shape {

@@ -1,9 +1,9 @@
-//! `cloze finetune`: a pre-trained model and labelled rows → a classifier.
+//! `cloze finetune`: a pre-trained model and labelled rows → a model for a task.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cloze::task::metric::classification::Confusion;
+use anyhow::Context;
 use cloze::train::finetune::FinetuneRun;
 use cloze::train::observer::{Control, Reason};
 use cloze::train::record::record;
@@ -12,36 +12,35 @@ use cloze::train::run;
 use crate::options::{Options, print_json, print_line};
 use crate::pretrain::{observers, sets};
 use crate::signals::Signals;
+use crate::tasks::{ColumnArgs, task_names};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The task
-    #[arg(long, default_value = "text-classification")]
-    task: String,
+    /// A run as a TOML file; what is given beside it takes its place
+    recipe: Option<PathBuf>,
+    /// The task; text-classification by default
+    #[arg(long, value_parser = task_names())]
+    task: Option<String>,
     /// The pre-trained model's folder
-    #[arg(long)]
-    model: PathBuf,
-    /// Labelled rows to train on: csv, tsv, jsonl, also .gz and .zst
-    #[arg(long)]
-    train: PathBuf,
+    #[arg(long, required_unless_present = "recipe")]
+    model: Option<PathBuf>,
+    /// Labelled rows to train on: csv, tsv, jsonl, json, conll, also .gz and .zst
+    #[arg(long, required_unless_present = "recipe")]
+    train: Option<PathBuf>,
     /// Labelled rows to choose the best epoch by
-    #[arg(long)]
-    dev: PathBuf,
+    #[arg(long, required_unless_present = "recipe")]
+    dev: Option<PathBuf>,
     /// The run's folder; the model is written to its model/
-    #[arg(long)]
-    out: PathBuf,
-    /// The column of the text, or of the first of a pair; found by name otherwise
-    #[arg(long)]
-    text_column: Option<String>,
-    /// The column of the second text of a pair
-    #[arg(long)]
-    pair_column: Option<String>,
-    /// The column of the label
-    #[arg(long)]
-    label_column: Option<String>,
+    #[arg(long, required_unless_present = "recipe")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    columns: ColumnArgs,
     /// Start from random weights instead of the model's, to see what pre-training is worth
     #[arg(long)]
     from_scratch: bool,
+    /// Run with this many seeds, from the run's own on; the figures' mean and spread are told
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    seeds: u64,
     /// Change a setting, such as budget="3 epochs" or optimizer.lr=3e-4; may be given many times. All of them with their
     /// values stand in the README.md of the model that comes out
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -54,67 +53,88 @@ pub(crate) struct Args {
     tui: bool,
 }
 
+/// The run that the arguments describe.
+fn settings(args: &Args) -> anyhow::Result<FinetuneRun> {
+    let mut run = match &args.recipe {
+        Some(recipe) => run::read(recipe, &[])?,
+        None => {
+            let given = |path: &Option<PathBuf>| path.clone().unwrap_or_default();
+            let task = args.task.as_deref().unwrap_or("text-classification");
+            FinetuneRun::new(task, given(&args.model), given(&args.train), given(&args.dev), given(&args.out))
+        }
+    };
+    if args.recipe.is_some() {
+        let replace = |at: &mut PathBuf, by: &Option<PathBuf>| by.iter().for_each(|path| at.clone_from(path));
+        replace(&mut run.model, &args.model);
+        replace(&mut run.train, &args.train);
+        replace(&mut run.dev, &args.dev);
+        replace(&mut run.out, &args.out);
+        args.task.iter().for_each(|task| run.task.clone_from(task));
+    }
+    run.from_scratch |= args.from_scratch;
+    run.columns.0.extend(args.columns.columns().0);
+    Ok(run::from_defaults(&run, &args.changes)?)
+}
+
 pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
-    let mut settings = FinetuneRun::new(&args.task, args.model.clone(), args.train.clone(), args.dev.clone(), args.out.clone());
-    settings.from_scratch = args.from_scratch;
-    settings.columns.text = args.text_column.clone();
-    settings.columns.pair = args.pair_column.clone();
-    settings.columns.label = args.label_column.clone();
-    let settings: FinetuneRun = run::from_defaults(&settings, &args.changes)?;
+    let settings = settings(&args)?;
     let control = Arc::new(Control::default());
     let signals = Signals::watch(&control)?;
-    let mut observers = observers(options, args.tui, &control)?;
-    record(&settings.out, args.resume, &mut observers)?;
-    let done = cloze::finetune(&options.open(), &settings, args.resume, &mut observers, &control)?;
-    drop(observers);
-    if done.outcome.reason == Reason::Stopped {
-        options.say(format!("stopped; give the same command with --resume to go on{}", sets(&args.changes)));
-        return Ok(signals.exit_code());
+    let device = options.open();
+    let mut found: Vec<(f64, PathBuf, std::collections::BTreeMap<String, f64>)> = Vec::new();
+    for seed in settings.seed..settings.seed + args.seeds {
+        let mut run = settings.clone();
+        run.seed = seed;
+        if args.seeds > 1 {
+            run.out = settings.out.join(format!("seed-{seed}"));
+        }
+        let mut observers = observers(options, args.tui, &control)?;
+        record(&run.out, args.resume, &mut observers)?;
+        let done = cloze::finetune(&device, &run, args.resume, &mut observers, &control)?;
+        drop(observers);
+        if done.outcome.reason == Reason::Stopped {
+            options.say(format!("stopped; give the same command with --resume to go on{}", sets(&args.changes)));
+            return Ok(signals.exit_code());
+        }
+        let model = run.out.join("model");
+        if options.json {
+            print_json(&serde_json::json!({
+                "model": model, "seed": seed, "metrics": done.outcome.metrics, "labels": done.labels, "detail": done.figures.detail,
+            }))?;
+        } else if !options.quiet {
+            if done.figures.table.is_empty() {
+                print_line(crate::evaluate::lines(&done.figures.values))?;
+            } else {
+                print_line(&done.figures.table)?;
+            }
+        }
+        let goal = done.goal.clone();
+        found.push((done.figures.values.get(&goal).copied().unwrap_or(f64::NAN), model, done.figures.values));
     }
-    let model = settings.out.join("model");
-    if options.json {
-        print_json(
-            &serde_json::json!({"model": model, "metrics": done.outcome.metrics, "labels": done.labels, "confusion": done.confusion}),
-        )?;
-    } else if !options.quiet {
-        print_line(table(&done.labels, &done.confusion))?;
+    let best = found.iter().max_by(|a, b| a.0.total_cmp(&b.0)).context("at least one seed is run")?;
+    if args.seeds > 1 {
+        let spread = spread(&found.iter().map(|f| &f.2).collect::<Vec<_>>());
+        if options.json {
+            print_json(&serde_json::json!({"seeds": args.seeds, "best": best.1, "metrics": spread}))?;
+        } else {
+            for (name, [mean, deviation]) in &spread {
+                print_line(format!("{name:<16}{mean:>8.4} ± {deviation:.4}   ({} seeds)", args.seeds))?;
+            }
+        }
     }
-    options.say(format!("model: {}", model.display()));
-    options.say(format!("try it:  cloze predict --model {} \"a text\"", model.display()));
+    options.say(format!("model: {}", best.1.display()));
+    options.say(format!("try it:  cloze predict --model {} \"a text\"", best.1.display()));
     Ok(0)
 }
 
-/// Figures and confusion matrix as a person reads them.
-pub(crate) fn table(labels: &[String], confusion: &Confusion) -> String {
-    use std::fmt::Write;
-    let mut s = String::new();
-    let name = |l: &str| if l.chars().count() > 16 { l.chars().take(15).chain(['…']).collect() } else { l.to_owned() };
-    let _ = writeln!(
-        s,
-        "accuracy {:.2}%   macro F1 {:.2}%   MCC {:.3}   ({} rows)",
-        100.0 * confusion.accuracy(),
-        100.0 * confusion.macro_f1(),
-        confusion.mcc(),
-        confusion.total()
-    );
-    let _ = writeln!(s, "\n{:<18}{:>10}{:>10}{:>10}{:>8}", "label", "precision", "recall", "F1", "rows");
-    for (i, label) in labels.iter().enumerate() {
-        let [p, r, f] = [confusion.precision(i), confusion.recall(i), confusion.f1(i)].map(|v| format!("{:.1}%", 100.0 * v));
-        let _ = writeln!(s, "{:<18}{p:>10}{r:>10}{f:>10}{:>8}", name(label), confusion.support(i));
-    }
-    if labels.len() <= 8 {
-        let _ = writeln!(s, "\nrows: true label, columns: predicted");
-        let _ = write!(s, "{:<18}", "");
-        for label in labels {
-            let _ = write!(s, "{:>10}", name(label).chars().take(9).collect::<String>());
-        }
-        for (i, label) in labels.iter().enumerate() {
-            let _ = write!(s, "\n{:<18}", name(label));
-            for count in &confusion.counts[i] {
-                let _ = write!(s, "{count:>10}");
-            }
-        }
-        s.push('\n');
-    }
-    s.trim_end().to_owned()
+/// Mean and sample deviation of each figure over the seeds.
+fn spread(runs: &[&std::collections::BTreeMap<String, f64>]) -> std::collections::BTreeMap<String, [f64; 2]> {
+    let n = runs.len() as f64;
+    let of = |name: &String| {
+        let values: Vec<f64> = runs.iter().filter_map(|r| r.get(name)).copied().collect();
+        let mean = values.iter().sum::<f64>() / n;
+        let squares: f64 = values.iter().map(|v| (v - mean) * (v - mean)).sum();
+        [mean, (squares / (n - 1.0).max(1.0)).sqrt()]
+    };
+    runs.first().into_iter().flat_map(|r| r.keys()).map(|name| (name.clone(), of(name))).collect()
 }

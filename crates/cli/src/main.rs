@@ -1,8 +1,10 @@
 //! The command line: one file per command, no logic of its own.
 
 mod bench;
+mod convert;
 mod dashboard;
 mod evaluate;
+mod export;
 mod finetune;
 mod inspect;
 mod options;
@@ -10,8 +12,11 @@ mod predict;
 mod prepare;
 mod pretrain;
 mod progress;
+mod quantize;
 mod quickstart;
+mod search;
 mod signals;
+mod tasks;
 mod tokenizer;
 
 use clap::{Parser, Subcommand};
@@ -57,6 +62,15 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Answers for texts given as arguments, in a file or on standard input
     Predict(predict::Args),
+    /// A checkpoint of PyTorch or TensorFlow as a Hugging Face folder
+    Convert(convert::Args),
+    /// A model for other runtimes, as ONNX
+    Export(export::Args),
+    /// A model in a quarter of its size, checked on your rows
+    Quantize(quantize::Args),
+    /// Index a file by meaning, and ask it
+    #[command(subcommand)]
+    Search(search::Command),
     /// What a model, a corpus or a tokenizer folder holds
     Inspect(inspect::Args),
     /// Time the training step
@@ -75,6 +89,10 @@ fn main() -> std::process::ExitCode {
         Command::Finetune(args) => finetune::run(args, options),
         Command::Evaluate(args) => evaluate::run(args, options),
         Command::Predict(args) => predict::run(args, options),
+        Command::Convert(args) => convert::run(args, options),
+        Command::Export(args) => export::run(args, options),
+        Command::Quantize(args) => quantize::run(args, options),
+        Command::Search(command) => search::run(command, options),
         Command::Inspect(args) => inspect::run(args, options),
         Command::Bench(command) => bench::run(command, options),
     };

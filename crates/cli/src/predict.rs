@@ -1,37 +1,38 @@
 //! `cloze predict`: answers for arguments, a file, or standard input, as a stream.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::PathBuf;
 
 use anyhow::Context;
 use cloze::Pipeline;
-use cloze::task::text_classification::{Columns, Examples, TextInput};
+use cloze::task::paint::Paint;
+use cloze::task::{Options as TaskOptions, Rows, Task};
 use cloze::train::run::Precision;
+use serde_json::{Map, Value};
 
 use crate::options::Options;
+use crate::tasks::{AskArgs, ColumnArgs, task_names};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The model's folder
     #[arg(long)]
     model: PathBuf,
-    /// text-classification or fill-mask; what the model is for by default
-    #[arg(long)]
+    /// The task; what the model is for by default
+    #[arg(long, value_parser = task_names())]
     task: Option<String>,
-    /// Texts; without any, and without --input, lines of standard input
+    /// Texts, or JSON objects with the values of the task; without any, and without --input, lines of standard input
     text: Vec<String>,
-    /// A file: csv, tsv or jsonl with a text column, or plain lines of text (.txt)
+    /// A file: csv, tsv, jsonl, json or conll with the values of the task, or plain lines of text (.txt); also .gz and .zst
     #[arg(long, conflicts_with = "text")]
     input: Option<PathBuf>,
-    /// The column of the text, or of the first of a pair; found by name otherwise
+    #[command(flatten)]
+    columns: ColumnArgs,
+    #[command(flatten)]
+    ask: AskArgs,
+    /// Write to this file instead of standard output; if it is there, go on behind its last whole line
     #[arg(long, requires = "input")]
-    text_column: Option<String>,
-    /// The column of the second text of a pair
-    #[arg(long, requires = "input")]
-    pair_column: Option<String>,
-    /// How many candidates (fill-mask) or labels (classification, with --json) are shown
-    #[arg(long, default_value_t = 5)]
-    top_k: usize,
+    out: Option<PathBuf>,
     /// Compute in auto, f32 or bf16
     #[arg(long, default_value = "f32", value_parser = parse_precision)]
     precision: Precision,
@@ -44,114 +45,142 @@ fn parse_precision(text: &str) -> Result<Precision, String> {
     serde_json::from_value(serde_json::json!(text)).map_err(|_| "auto, f32 or bf16".to_owned())
 }
 
-/// Answers some texts on standard output.
-type Answer<'a> = Box<dyn FnMut(&[TextInput]) -> anyhow::Result<()> + 'a>;
-
-/// Texts answered together.
+/// Inputs answered together.
 const CHUNK: usize = 512;
+
+/// Whoever answers inputs in order.
+struct Answering<'a> {
+    pipeline: &'a Pipeline<'a>,
+    task: &'static dyn Task,
+    ask: TaskOptions,
+    json: bool,
+    paint: Paint,
+    out: Option<std::fs::File>,
+}
+
+impl Answering<'_> {
+    fn answer(&mut self, inputs: &[Value]) -> anyhow::Result<()> {
+        let answers = self.pipeline.answer(self.task, inputs, &self.ask)?;
+        let mut text = String::new();
+        for (input, answer) in inputs.iter().zip(answers) {
+            if self.json {
+                let mut line = input.as_object().cloned().unwrap_or_default();
+                line.retain(|_, value| !value.is_null());
+                line.insert("answer".into(), answer);
+                text += &Value::Object(line).to_string();
+            } else {
+                text += &self.task.text(input, &answer, self.paint);
+            }
+            text.push('\n');
+        }
+        match &mut self.out {
+            Some(file) => file.write_all(text.as_bytes())?,
+            None => {
+                let mut out = std::io::stdout().lock();
+                out.write_all(text.as_bytes())?;
+                out.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An input out of a line: a JSON object, or a text.
+    fn input(&self, line: &str) -> Value {
+        if line.starts_with('{')
+            && let Ok(object @ Value::Object(_)) = serde_json::from_str(line)
+        {
+            return object;
+        }
+        let name = self.task.fields().first().map_or("text", |f| f.name);
+        Value::Object(Map::from_iter([(name.to_owned(), Value::String(line.to_owned()))]))
+    }
+
+    /// Answer every line as it comes: whoever types gets an answer at once, a file is answered in chunks.
+    fn lines<R: Read>(&mut self, from: R, skip: u64) -> anyhow::Result<u8> {
+        let mut from = BufReader::with_capacity(1 << 18, from);
+        let (mut chunk, mut line) = (Vec::new(), Vec::new());
+        for number in 1u64.. {
+            line.clear();
+            if from.read_until(b'\n', &mut line)? == 0 {
+                break;
+            }
+            if number <= skip {
+                continue;
+            }
+            let text = std::str::from_utf8(&line).with_context(|| format!("line {number}: not UTF-8"))?.trim_end_matches(['\r', '\n']);
+            chunk.push(self.input(text));
+            if chunk.len() == CHUNK || !from.buffer().contains(&b'\n') {
+                self.answer(&chunk)?;
+                chunk.clear();
+            }
+        }
+        if !chunk.is_empty() {
+            self.answer(&chunk)?;
+        }
+        Ok(0)
+    }
+}
 
 pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     let device = options.open();
     let pipeline = Pipeline::load(&device, &args.model, args.precision, args.max_length)?;
-    let served = pipeline.task();
-    let task = args
-        .task
-        .as_deref()
-        .or(served)
-        .with_context(|| format!("{}: the model has no head that answers; fine-tune it first", args.model.display()))?;
+    let task = pipeline.require(args.task.as_deref()).with_context(|| args.model.display().to_string())?;
     for name in pipeline.newly_initialised() {
         options.say(format!("warning: {name} is in no file and was newly initialised"));
     }
-    let mut answer: Answer = match task {
-        "text-classification" if pipeline.model().classifier().is_some() => {
-            Box::new(|inputs| classify(&pipeline, inputs, args.top_k, options))
+    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() && args.out.is_none();
+    let (out, done) = match &args.out {
+        None => (None, 0),
+        Some(path) => {
+            let (file, lines) = resumed(path)?;
+            (Some(file), lines)
         }
-        "fill-mask" if pipeline.model().masked_lm().is_some() => Box::new(|inputs| fill(&pipeline, inputs, args.top_k, options)),
-        "text-classification" => anyhow::bail!("{}: the model has no classifier; make one with `cloze finetune`", args.model.display()),
-        "fill-mask" => anyhow::bail!("{}: the model has no masked-LM head; give a pre-trained model", args.model.display()),
-        other => anyhow::bail!("--task {other}: text-classification or fill-mask"),
     };
+    let json = options.json || args.out.is_some();
+    let mut answering = Answering { pipeline: &pipeline, task, ask: args.ask.options()?, json, paint: Paint { colour }, out };
+    if done > 0 {
+        options.say(format!("{done} answers are there already; going on behind them"));
+    }
     if let Some(path) = &args.input {
         if path.extension().is_some_and(|e| e == "txt") {
             let file = std::fs::File::open(path).with_context(|| format!("{}: cannot read", path.display()))?;
-            return lines(file, &mut answer);
+            return answering.lines(file, done);
         }
-        let columns = Columns { text: args.text_column, pair: args.pair_column, label: None };
-        let mut examples = Examples::open(path, &columns, false)?;
+        let rows = Rows::open(path, task.fields(), &args.columns.columns(), false)?;
+        let mut rows = rows.skip(usize::try_from(done).unwrap_or(usize::MAX));
         loop {
-            let chunk: Vec<TextInput> = examples.by_ref().take(CHUNK).map(|e| e.map(|e| e.input)).collect::<Result<_, _>>()?;
+            let chunk: Vec<Value> = rows.by_ref().take(CHUNK).map(|r| r.map(|r| r.value)).collect::<Result<_, _>>()?;
             if chunk.is_empty() {
                 return Ok(0);
             }
-            answer(&chunk)?;
+            answering.answer(&chunk)?;
         }
     }
     if args.text.is_empty() {
-        return lines(std::io::stdin(), &mut answer);
+        return answering.lines(std::io::stdin(), 0);
     }
-    let inputs: Vec<TextInput> = args.text.iter().map(|t| TextInput { first: t.clone(), second: None }).collect();
-    answer(&inputs)?;
+    let inputs: Vec<Value> = args.text.iter().map(|t| answering.input(t)).collect();
+    answering.answer(&inputs)?;
     Ok(0)
 }
 
-/// Answer every line as it comes: whoever types gets an answer at once, a file is answered in chunks.
-fn lines<R: Read>(from: R, answer: &mut dyn FnMut(&[TextInput]) -> anyhow::Result<()>) -> anyhow::Result<u8> {
-    let mut from = BufReader::with_capacity(1 << 18, from);
-    let (mut chunk, mut line) = (Vec::new(), Vec::new());
-    for number in 1.. {
+/// The file of answers, cut behind its last whole line, and how many lines it has.
+fn resumed(path: &std::path::Path) -> anyhow::Result<(std::fs::File, u64)> {
+    use std::io::{Seek, SeekFrom};
+    let cannot = || format!("{}: cannot write", path.display());
+    let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).with_context(cannot)?;
+    let (mut whole, mut lines) = (0u64, 0u64);
+    let mut reader = BufReader::with_capacity(1 << 18, &file);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        if line.ends_with(b"\n") {
+            whole += line.len() as u64;
+            lines += 1;
+        }
         line.clear();
-        if from.read_until(b'\n', &mut line)? == 0 {
-            break;
-        }
-        let text = std::str::from_utf8(&line).with_context(|| format!("line {number}: not UTF-8"))?.trim_end_matches(['\r', '\n']);
-        chunk.push(TextInput { first: text.to_owned(), second: None });
-        if chunk.len() == CHUNK || !from.buffer().contains(&b'\n') {
-            answer(&chunk)?;
-            chunk.clear();
-        }
     }
-    if !chunk.is_empty() {
-        answer(&chunk)?;
-    }
-    Ok(0)
-}
-
-fn classify(pipeline: &Pipeline, inputs: &[TextInput], top_k: usize, options: &Options) -> anyhow::Result<()> {
-    let answers = pipeline.classify(inputs)?;
-    let mut out = std::io::stdout().lock();
-    for (input, answer) in inputs.iter().zip(answers) {
-        if options.json {
-            let scores: Vec<_> =
-                answer.scores.iter().take(top_k).map(|(label, score)| serde_json::json!({"label": label, "score": score})).collect();
-            let line = serde_json::json!({"text": input.first, "pair": input.second, "label": answer.label, "score": answer.score, "scores": scores});
-            writeln!(out, "{line}")?;
-        } else {
-            let text = input.second.as_ref().map_or_else(|| input.first.clone(), |second| format!("{} | {second}", input.first));
-            writeln!(out, "{:<12} {:>6.1}%  {text}", answer.label, 100.0 * answer.score)?;
-        }
-    }
-    out.flush()?;
-    Ok(())
-}
-
-fn fill(pipeline: &Pipeline, inputs: &[TextInput], top_k: usize, options: &Options) -> anyhow::Result<()> {
-    for input in inputs {
-        let answer = pipeline.fill_mask(&input.first, top_k)?;
-        let mut out = std::io::stdout().lock();
-        if options.json {
-            writeln!(out, "{}", serde_json::json!({"text": input.first, "masks": answer}))?;
-            continue;
-        }
-        writeln!(out, "{}", input.first)?;
-        for (i, candidates) in answer.iter().enumerate() {
-            if answer.len() > 1 {
-                writeln!(out, "  mask {}:", i + 1)?;
-            }
-            for candidate in candidates {
-                writeln!(out, "  {:>6.1}%  {:<14} {}", 100.0 * candidate.score, candidate.token_str, candidate.sequence)?;
-            }
-        }
-        out.flush()?;
-    }
-    Ok(())
+    let mut file = file;
+    file.set_len(whole).with_context(cannot)?;
+    file.seek(SeekFrom::Start(whole))?;
+    Ok((file, lines))
 }

@@ -1,8 +1,12 @@
-//! The training step on random tokens, for timing.
+//! What is timed: the training step on random tokens, the forward pass of a model folder.
 
-use cloze_model::{Blueprint, Heads, Model};
-use cloze_tensor::Sequences;
+use std::path::Path;
+
+use cloze_cpu::Cpu;
+use cloze_model::{Blueprint, Heads, Input, Model};
+use cloze_tensor::ops::pool::Pool;
 use cloze_tensor::random::{Key, Stream};
+use cloze_tensor::{Dtype, Operands, Sequences, Tape, Weights};
 use cloze_text::Batch;
 use cloze_train::TrainError;
 use cloze_train::optimizer::OptimizerConfig;
@@ -31,7 +35,7 @@ pub struct Shape {
 
 /// A training step of BERT with AdamW and clipping, 15 % of the tokens masked.
 pub struct TrainStep<'d> {
-    trainer: Trainer<'d, cloze_cpu::Cpu>,
+    trainer: Trainer<'d, Cpu>,
     batch: Batch,
     flops: f64,
 }
@@ -75,4 +79,59 @@ impl<'d> TrainStep<'d> {
     pub fn flops(&self) -> f64 {
         self.flops
     }
+}
+
+/// The body of a model, ready to run.
+pub struct Forward<'d> {
+    cpu: &'d Cpu,
+    model: Model,
+    weights: Weights<Cpu>,
+    dtype: Dtype,
+    batch_tokens: usize,
+}
+
+impl<'d> Forward<'d> {
+    /// Load a folder's body. `batch_tokens`: tokens that run at once, at most.
+    pub fn load(device: &'d Device, folder: &Path, operands: Operands, batch_tokens: usize) -> Result<Self, Error> {
+        let Device::Cpu(cpu) = device;
+        let opened = cloze_model::open(folder, Some(Heads::default()), 0)?;
+        let weights = opened.model.freeze(&**cpu, |_| operands, |spec| opened.read(spec))?;
+        let (model, dtype) = (opened.model, device.activations(operands));
+        Ok(Self { cpu, model, weights, dtype, batch_tokens })
+    }
+
+    /// The mean of the last hidden states of each text, in their order. // \[texts\]\[H\]
+    pub fn run(&self, texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
+        let mut means = Vec::with_capacity(texts.len());
+        for batch in batches(texts, self.batch_tokens) {
+            let ids: Vec<u32> = batch.iter().flatten().copied().collect();
+            let segments = vec![0; ids.len()];
+            let sequences = Sequences::from_lengths(batch.iter().map(Vec::len));
+            let input = Input::new(self.cpu, &ids, &segments, sequences);
+            let mut tape = Tape::inference(self.cpu, &self.weights, self.dtype);
+            let hidden = self.model.hidden(&mut tape, &input, false);
+            let mean = tape.pool(&hidden, &input.layout, Pool::Mean);
+            means.extend(mean.to_host(self.cpu).chunks_exact(mean.cols()).map(<[f32]>::to_vec));
+        }
+        means
+    }
+}
+
+/// Texts in their order in batches of about equal size, none above `most` tokens unless it is one text.
+fn batches(texts: &[Vec<u32>], most: usize) -> Vec<&[Vec<u32>]> {
+    let tokens: usize = texts.iter().map(Vec::len).sum();
+    let target = tokens.div_ceil(tokens.div_ceil(most).max(1));
+    let mut batches = Vec::new();
+    let (mut first, mut size) = (0, 0);
+    for (i, text) in texts.iter().enumerate() {
+        if i > first && (size + text.len() > most || size >= target) {
+            batches.push(&texts[first..i]);
+            (first, size) = (i, 0);
+        }
+        size += text.len();
+    }
+    if first < texts.len() {
+        batches.push(&texts[first..]);
+    }
+    batches
 }

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use cloze_cpu::{Cpu, CpuOptions};
-use cloze_tensor::Dtype;
+use cloze_tensor::{Dtype, Operands};
 use cloze_train::pretrain;
 use cloze_train::run::Precision;
 
@@ -64,6 +64,17 @@ impl Device {
             Precision::Bf16 => Dtype::Bf16,
             Precision::Auto if cpu.level().multiplies_bf16() => Dtype::Bf16,
             Precision::Auto => Dtype::F32,
+        }
+    }
+
+    /// The element kind of activations between products of these operands.
+    pub fn activations(&self, operands: Operands) -> Dtype {
+        let Device::Cpu(cpu) = self;
+        match operands {
+            Operands::F32 => Dtype::F32,
+            Operands::Bf16 => Dtype::Bf16,
+            Operands::Int8 if cpu.level().multiplies_bf16() => Dtype::Bf16,
+            Operands::Int8 => Dtype::F32,
         }
     }
 

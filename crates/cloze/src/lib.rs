@@ -7,10 +7,15 @@
 //! The crates underneath are re-exported: [`text`], [`model`], [`task`], [`train`], [`tensor`].
 
 pub mod bench;
+pub mod convert;
 mod device;
+pub mod doctor;
 mod error;
+pub mod hub;
 mod pipeline;
+pub mod quantize;
 pub mod quickstart;
+pub mod search;
 pub mod world;
 
 pub use cloze_model as model;
@@ -21,9 +26,8 @@ pub use cloze_train as train;
 
 pub use device::{Device, DeviceChoice};
 pub use error::Error;
-pub use pipeline::{Pipeline, States};
+pub use pipeline::{Form, Pipeline, States};
 
-use cloze_task::metric::classification::Confusion;
 use cloze_train::finetune::{FinetuneRun, Finetuned};
 use cloze_train::fit::Outcome;
 use cloze_train::observer::{Control, Observers};
@@ -44,31 +48,6 @@ pub fn finetune(
     control: &Control,
 ) -> Result<Finetuned, Error> {
     let Device::Cpu(cpu) = device;
+    let run = &FinetuneRun { model: hub::model_folder(&run.model, &mut |_| ())?, ..run.clone() };
     Ok(cloze_train::finetune::finetune(&**cpu, run, device.for_run(run.precision), resume, observers, control)?)
-}
-
-/// Evaluate a classifier on a labelled table: the confusion matrix, in the order of the model's labels.
-pub fn evaluate(
-    pipeline: &Pipeline,
-    data: &std::path::Path,
-    columns: &cloze_task::text_classification::Columns,
-    progress: &mut dyn FnMut(u64),
-) -> Result<Confusion, Error> {
-    use cloze_task::text_classification::{Example, Examples, TextInput, label_ids};
-    let labels = &pipeline.model().heads.labels;
-    let mut confusion = Confusion::new(labels.len());
-    let mut examples = Examples::open(data, columns, true)?;
-    loop {
-        let chunk: Vec<Example> = examples.by_ref().take(1024).collect::<Result<_, _>>()?;
-        if chunk.is_empty() {
-            return Ok(confusion);
-        }
-        let ids = label_ids(data, &chunk, labels)?;
-        let inputs: Vec<TextInput> = chunk.into_iter().map(|e| e.input).collect();
-        for (answer, &label) in pipeline.classify(&inputs)?.iter().zip(&ids) {
-            let prediction = labels.iter().position(|l| *l == answer.label).unwrap_or(0);
-            confusion.add(label as usize, prediction);
-        }
-        progress(confusion.total());
-    }
 }

@@ -1,29 +1,35 @@
-//! A model ready to answer, whatever its device.
+//! A model ready to answer, whatever its device and task.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use cloze_model::Model;
-use cloze_task::text_classification::{self as classification, TextInput};
-use cloze_task::{TaskError, fill_mask};
-use cloze_tensor::{Backend, Dtype, Tape, Weights};
+use cloze_model::params::Spec;
+use cloze_task::run::Packed;
+use cloze_task::text_classification::TextInput;
+use cloze_task::{Columns, Context, Figures, Head, Job, Options, Output, Row, Rows, Runner, Sequence, Settings, Task, TaskError};
+use cloze_task::{answers, fill_mask, require, text_classification as classification};
+use cloze_tensor::{Backend, Dtype, Operands, Tape, Weights};
 use cloze_text::{Encoding, Tokenizer};
 use cloze_train::run::Precision;
+use serde_json::Value;
 
 use crate::{Device, Error};
 
 /// A loaded model with its tokenizer on a device.
+///
+/// Its parts can be used apart: [`Pipeline::encode`] needs no device and makes [`Job`]s on any thread, [`Runner::run`] runs
+/// the sequences of many jobs (and tasks) packed, and a job's `finish` turns its outputs into the answer.
 pub struct Pipeline<'d> {
     engine: Box<dyn Engine + 'd>,
     model: Model,
-    tokenizer: Tokenizer,
-    max_length: usize,
+    context: Arc<Context>,
     new: Vec<String>,
 }
 
 /// What a device does for a pipeline.
-trait Engine {
-    fn logits(&self, model: &Model, encodings: &[Encoding]) -> Result<Vec<Vec<f32>>, TaskError>;
-    fn fill(&self, model: &Model, tokenizer: &Tokenizer, text: &str, top_k: usize) -> Result<fill_mask::Answer, TaskError>;
+trait Engine: Send + Sync {
+    fn run(&self, model: &Model, context: &Context, sequences: &[&Sequence]) -> Result<Vec<Output>, TaskError>;
     fn states(&self, model: &Model, encoding: &Encoding) -> States;
 }
 
@@ -46,12 +52,10 @@ struct Loaded<'b, B: Backend> {
 }
 
 impl<B: Backend> Engine for Loaded<'_, B> {
-    fn logits(&self, model: &Model, encodings: &[Encoding]) -> Result<Vec<Vec<f32>>, TaskError> {
-        classification::logits(self.backend, model, &self.weights, self.dtype, encodings, self.batch_tokens)
-    }
-
-    fn fill(&self, model: &Model, tokenizer: &Tokenizer, text: &str, top_k: usize) -> Result<fill_mask::Answer, TaskError> {
-        fill_mask::fill(self.backend, model, &self.weights, self.dtype, tokenizer, text, top_k)
+    fn run(&self, model: &Model, context: &Context, sequences: &[&Sequence]) -> Result<Vec<Output>, TaskError> {
+        let Self { backend, weights, dtype, batch_tokens } = self;
+        let pooling = context.settings.pooling;
+        Packed { backend: *backend, model, weights, dtype: *dtype, batch_tokens: *batch_tokens, pooling }.run(sequences)
     }
 
     fn states(&self, model: &Model, encoding: &Encoding) -> States {
@@ -67,21 +71,57 @@ impl<B: Backend> Engine for Loaded<'_, B> {
     }
 }
 
-/// Tokens that one forward pass of a pipeline holds.
-const BATCH_TOKENS: usize = 8192;
+/// Tokens that one forward pass of a pipeline holds: enough for products at full speed, few enough that the activations
+/// of a layer stay in the caches.
+const BATCH_TOKENS: usize = 1024;
+
+/// In which form a model is held.
+pub struct Form<'a> {
+    /// The operands of products with each matrix.
+    pub operands: &'a dyn Fn(&Spec) -> Operands,
+    /// Activations between products are of the kind that goes with these.
+    pub activations: Operands,
+}
+
+impl Form<'static> {
+    /// All alike.
+    pub fn whole(operands: Operands) -> Self {
+        let all: &'static dyn Fn(&Spec) -> Operands = match operands {
+            Operands::F32 => &|_| Operands::F32,
+            Operands::Bf16 => &|_| Operands::Bf16,
+            Operands::Int8 => &|spec| if Model::is_quantizable(spec) { Operands::Int8 } else { Operands::Bf16 },
+        };
+        Self { operands: all, activations: operands }
+    }
+}
+
+/// Rows that are encoded and answered together.
+const CHUNK: usize = 512;
 
 impl<'d> Pipeline<'d> {
-    /// Load a model folder. `max_length`: longer texts are cut; the model's own limit when `None`.
+    /// Load a model folder, or a model of the hub by its name. `max_length`: longer texts are cut; the model's own limit when `None`.
+    /// Matrices that a quantised folder holds as bytes are multiplied as bytes; `precision` is about everything else.
     pub fn load(device: &'d Device, folder: &Path, precision: Precision, max_length: Option<usize>) -> Result<Self, Error> {
-        let loaded = cloze_model::load(folder)?;
+        let operands = if device.dtype(precision) == Dtype::Bf16 { Operands::Bf16 } else { Operands::F32 };
+        Self::with_form(device, folder, &Form::whole(operands), max_length)
+    }
+
+    /// Load a model folder in a form of one's own.
+    pub fn with_form(device: &'d Device, folder: &Path, form: &Form, max_length: Option<usize>) -> Result<Self, Error> {
+        let folder = &crate::hub::model_folder(folder, &mut |_| ())?;
+        let opened = cloze_model::open(folder, None, 0)?;
         let tokenizer = Tokenizer::load(folder)?;
-        let longest = loaded.model.blueprint.position.longest();
-        let max_length = max_length.map_or(longest.min(512), |m| m.clamp(3, longest));
-        let dtype = device.dtype(precision);
+        let settings = Settings::read(folder)?;
+        let longest = opened.model.blueprint.position.longest();
+        let max_length = max_length.map_or(settings.max_length.unwrap_or(512).clamp(3, longest), |m| m.clamp(3, longest));
         let Device::Cpu(cpu) = device;
-        let weights = loaded.model.frozen(&**cpu, &loaded.values, dtype);
+        let dtype = device.activations(form.activations);
+        let operands = |spec: &Spec| if opened.is_bytes(spec) { Operands::Int8 } else { (form.operands)(spec) };
+        let weights = opened.model.freeze(&**cpu, operands, |spec| opened.read(spec))?;
         let engine = Loaded { backend: &**cpu, weights, dtype, batch_tokens: BATCH_TOKENS.max(max_length) };
-        Ok(Self { engine: Box::new(engine), model: loaded.model, tokenizer, max_length, new: loaded.report.new })
+        let heads = &opened.model.heads;
+        let context = Context { tokenizer, labels: heads.labels.clone(), problem: heads.problem, max_length, settings };
+        Ok(Self { engine: Box::new(engine), model: opened.model, context: Arc::new(context), new: opened.report.new })
     }
 
     /// The model.
@@ -91,7 +131,12 @@ impl<'d> Pipeline<'d> {
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        &self.context.tokenizer
+    }
+
+    /// What tasks need to encode and decode; free of the device, to be shared between threads.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
     }
 
     /// Parameters that no file held.
@@ -99,28 +144,129 @@ impl<'d> Pipeline<'d> {
         &self.new
     }
 
-    /// The task that the model's heads serve.
-    pub fn task(&self) -> Option<&'static str> {
-        if self.model.classifier().is_some() { Some("text-classification") } else { self.model.masked_lm().map(|_| "fill-mask") }
+    /// Whether the model has what a task reads.
+    pub fn serves(&self, task: &dyn Task) -> bool {
+        self.has(task.head())
+    }
+
+    fn has(&self, head: Head) -> bool {
+        match head {
+            Head::Classifier => self.model.classifier().is_some(),
+            Head::Tokens => self.model.token_classifier().is_some(),
+            Head::Span => self.model.question_answering().is_some(),
+            Head::Choice => self.model.multiple_choice().is_some(),
+            Head::MaskedLm => self.model.masked_lm().is_some(),
+            Head::Body => true,
+        }
+    }
+
+    /// The task that the model is for: what its folder says, else what its heads serve.
+    pub fn task(&self) -> Option<&'static dyn Task> {
+        if let Some(name) = &self.context.settings.task {
+            return cloze_task::task(name).filter(|t| self.serves(*t));
+        }
+        let by_head = [
+            ("text-classification", Head::Classifier),
+            ("token-classification", Head::Tokens),
+            ("question-answering", Head::Span),
+            ("multiple-choice", Head::Choice),
+            ("fill-mask", Head::MaskedLm),
+            ("sentence-embedding", Head::Body),
+        ];
+        let name = by_head.into_iter().find(|(_, head)| self.has(*head)).map_or("sentence-embedding", |(name, _)| name);
+        cloze_task::task(name)
+    }
+
+    /// The task of that name, if the model can do it; without a name the one that it is for.
+    pub fn require(&self, name: Option<&str>) -> Result<&'static dyn Task, Error> {
+        let task = match name {
+            Some(name) => require(name)?,
+            None => self.task().ok_or(TaskError::Head { head: "head", task: "an answer", made_for: "no task".into() })?,
+        };
+        if self.serves(task) {
+            return Ok(task);
+        }
+        let made_for = self.task().map_or("no task", |t| t.name()).to_owned();
+        Err(TaskError::Head { head: task.head().name(), task: task.name(), made_for }.into())
+    }
+
+    /// From an input to the sequences to run for it. Needs no device.
+    pub fn encode(&self, task: &dyn Task, input: &Value, options: &Options) -> Result<Job, Error> {
+        Ok(task.encode(&self.context, input, options)?)
+    }
+
+    /// Answers for inputs, in their order.
+    pub fn answer(&self, task: &dyn Task, inputs: &[Value], options: &Options) -> Result<Vec<Value>, Error> {
+        let mut found = Vec::with_capacity(inputs.len());
+        for chunk in inputs.chunks(CHUNK) {
+            let jobs = chunk.iter().map(|input| task.encode(&self.context, input, options)).collect::<Result<_, _>>()?;
+            found.extend(answers(self, jobs)?);
+        }
+        Ok(found)
+    }
+
+    /// Figures on the labelled rows of a file; `seen` is told how many were answered, with each row and its answer.
+    pub fn evaluate(
+        &self,
+        task: &dyn Task,
+        data: &Path,
+        columns: &Columns,
+        options: &Options,
+        seen: &mut dyn FnMut(usize, &Row, &Value) -> Result<(), Error>,
+    ) -> Result<Figures, Error> {
+        let rows = Rows::read_all(data, task.fields(), columns, true)?;
+        self.evaluate_rows(task, &rows, options, seen)
+    }
+
+    /// Figures on labelled rows; see [`Pipeline::evaluate`].
+    pub fn evaluate_rows(
+        &self,
+        task: &dyn Task,
+        rows: &[Row],
+        options: &Options,
+        seen: &mut dyn FnMut(usize, &Row, &Value) -> Result<(), Error>,
+    ) -> Result<Figures, Error> {
+        let mut found = Vec::with_capacity(rows.len());
+        for chunk in rows.chunks(CHUNK) {
+            let inputs: Vec<Value> = chunk.iter().map(|r| r.value.clone()).collect();
+            for (row, answer) in chunk.iter().zip(self.answer(task, &inputs, options)?) {
+                found.push(answer);
+                seen(found.len(), row, &found[found.len() - 1])?;
+            }
+        }
+        Ok(task.figures(&self.context, rows, &found)?)
     }
 
     /// Classify texts or pairs, in their order.
     pub fn classify(&self, inputs: &[TextInput]) -> Result<Vec<classification::Answer>, Error> {
-        let encodings: Vec<Encoding> =
-            inputs.iter().map(|i| classification::encode(&self.tokenizer, i, self.max_length)).collect::<Result<_, _>>()?;
-        let logits = self.engine.logits(&self.model, &encodings)?;
-        Ok(logits.iter().map(|row| classification::decode(&self.model.heads.labels, row)).collect())
+        let inputs: Vec<Value> = inputs.iter().map(|i| serde_json::json!(i)).collect();
+        let answers = self.answer(&classification::TextClassification, &inputs, &Options::default())?;
+        let shape = |e: serde_json::Error| TaskError::Answer { problem: e.to_string() };
+        Ok(answers.into_iter().map(|a| serde_json::from_value(a).map_err(shape)).collect::<Result<_, _>>()?)
     }
 
-    /// The `top_k` likeliest tokens for each mask of a text.
+    /// The `top_k` likeliest tokens for each mask of a text, each mask on its own.
     pub fn fill_mask(&self, text: &str, top_k: usize) -> Result<fill_mask::Answer, Error> {
-        Ok(self.engine.fill(&self.model, &self.tokenizer, text, top_k)?)
+        let options = Options { top_k: Some(top_k), ..Options::default() };
+        let found = self.answer(&fill_mask::FillMask, &[serde_json::json!({ "text": text })], &options)?;
+        Ok(found.first().map(fill_mask::answers).unwrap_or_default())
     }
 
     /// Everything that the model computes for one text.
     pub fn states(&self, text: &str) -> Result<(Encoding, States), Error> {
-        let encoding = self.tokenizer.encode_truncated(text, self.max_length)?;
-        let states = self.engine.states(&self.model, &encoding);
+        let encoding = self.context.tokenizer.encode_truncated(text, self.context.max_length)?;
+        let states = self.states_of(&encoding);
         Ok((encoding, states))
+    }
+
+    /// The same for tokens that are there already; their ids must be below the size of the vocabulary.
+    pub fn states_of(&self, encoding: &Encoding) -> States {
+        self.engine.states(&self.model, encoding)
+    }
+}
+
+impl Runner for Pipeline<'_> {
+    fn run(&self, sequences: &[&Sequence]) -> Result<Vec<Output>, TaskError> {
+        self.engine.run(&self.model, &self.context, sequences)
     }
 }

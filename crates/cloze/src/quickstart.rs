@@ -7,7 +7,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use cloze_task::text_classification::{Columns, Example, Examples, TextInput};
+use cloze_task::text_classification::{FIELDS, TextClassification, TextInput};
+use cloze_task::{Columns, Options as TaskOptions, Row, Rows};
 use cloze_text::learn::{LearnOptions, try_learn};
 use cloze_text::read::{Documents, ReadOptions, expand};
 use cloze_text::{PrepareOptions, Tokenizer, prepare};
@@ -193,7 +194,7 @@ fn text(options: &Options, world: &World, data: &Path, guide: &mut dyn Guide) ->
 /// Cut the user's labelled rows into train (80 %), dev and test (10 % each), by a fixed shuffle.
 fn split(labels: &Path, data: &Path) -> Result<Labelled, Error> {
     use cloze_tensor::random::{Key, Permutation, Stream};
-    let examples: Vec<Example> = Examples::read_all(labels, &Columns::default())?;
+    let examples: Vec<Row> = Rows::read_all(labels, &FIELDS, &Columns::default(), true)?;
     let n = examples.len();
     if n < 20 {
         let problem = format!("{n} rows; the quickstart wants at least 20, to train, choose and test on");
@@ -208,11 +209,7 @@ fn split(labels: &Path, data: &Path) -> Result<Labelled, Error> {
         cloze_train::files::replace_file(&path, |out| {
             for at in bounds[i]..bounds[i + 1] {
                 let e = &examples[order.at(at as u64) as usize];
-                let mut row = serde_json::json!({"text": e.input.first, "label": e.label});
-                if let Some(second) = &e.input.second {
-                    row["sentence2"] = serde_json::json!(second);
-                }
-                writeln!(out, "{row}")?;
+                writeln!(out, "{}", e.value)?;
             }
             Ok(())
         })?;
@@ -323,11 +320,17 @@ fn compare(
         }
         folder = out.join("model");
         let pipeline = Pipeline::load(device, &folder, Precision::F32, None)?;
-        let confusion = crate::evaluate(&pipeline, test, &Columns::default(), &mut |_| ())?;
-        accuracies.push(confusion.accuracy());
-        rows = (confusion.total(), done.data.rows.0);
-        let frequent = done.data.labels.iter().enumerate().max_by_key(|(_, l)| l.1).map_or(0, |(i, _)| i);
-        majority = confusion.support(frequent) as f64 / confusion.total().max(1) as f64;
+        let frequent = done.data.labels.iter().max_by_key(|l| l.1).map_or("", |l| l.0.as_str());
+        let (mut total, mut common) = (0u64, 0u64);
+        let mut count = |_: usize, row: &Row, _: &serde_json::Value| {
+            total += 1;
+            common += u64::from(row.written("label").is_ok_and(|l| l == frequent));
+            Ok(())
+        };
+        let figures = pipeline.evaluate(&TextClassification, test, &Columns::default(), &TaskOptions::default(), &mut count)?;
+        accuracies.push(figures.values.get("accuracy").copied().unwrap_or(0.0));
+        rows = (total, done.data.rows.0);
+        majority = common as f64 / total.max(1) as f64;
     }
     let comparison = Comparison {
         task: labelled.task.clone(),
@@ -352,12 +355,13 @@ fn answers(
 ) -> Result<Option<(usize, usize)>, Error> {
     for (labelled, folder) in tasks.iter().zip(classifiers) {
         let pipeline = Pipeline::load(device, folder, Precision::F32, None)?;
-        let test = Examples::read_all(&labelled.files[2], &Columns::default())?;
-        let shown: Vec<Example> = test.iter().step_by((test.len() / 5).max(1)).take(5).cloned().collect();
-        let inputs: Vec<TextInput> = shown.iter().map(|e| e.input.clone()).collect();
-        for (example, answer) in shown.iter().zip(pipeline.classify(&inputs)?) {
-            let verdict = if answer.label == example.label { "✓" } else { "✗" };
-            guide.line(&format!("{verdict} {:<10} {:>5.1}%  {}", answer.label, 100.0 * answer.score, example.input.first));
+        let test = Rows::read_all(&labelled.files[2], &FIELDS, &Columns::default(), true)?;
+        let shown: Vec<Row> = test.iter().step_by((test.len() / 5).max(1)).take(5).cloned().collect();
+        let inputs: Vec<TextInput> = shown.iter().map(TextInput::of).collect();
+        for ((row, input), answer) in shown.iter().zip(&inputs).zip(pipeline.classify(&inputs)?) {
+            let Some(best) = answer.first() else { continue };
+            let verdict = if row.written("label").is_ok_and(|l| l == best.label) { "✓" } else { "✗" };
+            guide.line(&format!("{verdict} {:<10} {:>5.1}%  {}", best.label, 100.0 * best.score, input.first));
         }
     }
     if options.corpus.is_some() {

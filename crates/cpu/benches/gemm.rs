@@ -66,12 +66,17 @@ impl Kernel for Peak {
                 *chain = match self.precision {
                     Precision::F32 => s.mul_add(a, b, *chain),
                     Precision::Bf16 => s.dot_bf16(x, y, *chain),
+                    Precision::Int8 => s.from_bits(s.dot_bytes(x, y, s.to_bits(*chain))),
                 };
             }
         }
         let sum = acc.into_iter().fold(s.splat(0.0), |sum, chain| s.add(sum, chain));
         black_box(s.reduce_add(sum));
-        let depth = if self.precision == Precision::F32 { 2 } else { 4 };
+        let depth = match self.precision {
+            Precision::F32 => 2,
+            Precision::Bf16 => 4,
+            Precision::Int8 => 8,
+        };
         (self.rounds * CHAINS * S::LANES * depth) as f64
     }
 }
@@ -147,7 +152,8 @@ impl Bench {
                     self.gemm.multiply(Matrix::f32(&x, m, k), &b, MatrixMut::f32(&mut y, m, n), precision, epilogue());
                 });
             }
-            Precision::Bf16 => {
+            // Activations are bf16 between products of bytes, too.
+            Precision::Bf16 | Precision::Int8 => {
                 let x: Vec<bf16> = x.into_iter().map(bf16::from_f32).collect();
                 let mut y = vec![bf16::ZERO; m * n];
                 self.row(&name, precision, operations, || {
@@ -197,6 +203,7 @@ impl Bench {
                     self.gemm.multiply(dy, Matrix::bf16(&x, t, k), MatrixMut::f32(&mut dw, n, k), precision, accumulate());
                 });
             }
+            Precision::Int8 => unreachable!("bytes are for frozen weights"),
         }
     }
 }
@@ -230,9 +237,10 @@ fn main() {
             bench.packed(precision, m, k, n, Activation::None);
             bench.training(precision, m, k, n);
         }
+        bench.packed(Precision::Int8, m, k, n, Activation::None);
         return;
     }
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         for (k, n) in [(768, 768), (768, 3072), (3072, 768)] {
             for m in [1, 16, 128, 512, 1024, 4096] {
                 bench.packed(precision, m, k, n, Activation::None);
@@ -241,6 +249,9 @@ fn main() {
         bench.packed(precision, 1024, 768, 3072, Activation::Gelu);
         for (k, n) in [(128, 128), (128, 512), (256, 256), (256, 1024), (384, 1536), (512, 512)] {
             bench.packed(precision, 1024, k, n, Activation::None);
+        }
+        if precision == Precision::Int8 {
+            continue;
         }
         for (k, n) in [(768, 768), (768, 3072), (3072, 768)] {
             for t in [1024, 4096] {

@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use cloze_tensor::{Dtype, Param, Storage, View, ViewMut, Weights, Write};
+use cloze_tensor::{Dtype, Frozen, Operands, Param, Storage, View, ViewMut, Weights, Write};
 
-use crate::gemm::Gemm;
+use crate::gemm::{Gemm, Matrix, Precision};
 use crate::level::Level;
 use crate::memory::{Buffer, Memory, MemoryStats};
 use crate::packed::PackedWeights;
@@ -139,12 +139,22 @@ impl Storage for Cpu {
         values.into()
     }
 
-    fn pack(&self, weights: &mut Weights<Self>, params: &[Param], dtype: Dtype) {
-        let precision = crate::linear::precision(dtype);
-        for &param in params {
-            let form = self.gemm.pack(crate::linear::weight_matrix(weights, param).transposed(), precision);
-            weights.packed.insert(param, form);
-        }
+    fn reserve(&self, len: usize) -> Buffer {
+        self.memory.reserve(len)
+    }
+
+    fn freeze(&self, weights: &mut Weights<Self>, param: Param, matrix: &Frozen<'_>, operands: Operands) {
+        assert_eq!(matrix.len(), param.len(), "freeze: {} elements are not [{}, {}]", matrix.len(), param.rows, param.cols);
+        let precision = match operands {
+            Operands::F32 => Precision::F32,
+            Operands::Bf16 => Precision::Bf16,
+            Operands::Int8 => Precision::Int8,
+        };
+        let form = match matrix {
+            Frozen::Int8 { values, scales } if precision == Precision::Int8 => self.gemm.pack_quantized(values, scales, param.cols),
+            _ => self.gemm.pack(Matrix::f32(&matrix.values(), param.rows, param.cols).transposed(), precision),
+        };
+        weights.packed.insert(param, form);
     }
 }
 

@@ -34,13 +34,8 @@ impl CrossEntropyOp for Cpu {
             let part = rows_of(x, first, rows);
             let logits = &mut logits.f32_mut()[..rows * vocab];
             let projection = Epilogue { bias, ..Epilogue::default() };
-            self.gemm().multiply(
-                part,
-                transposed_weight(weights, op.weight, precision),
-                MatrixMut::f32(logits, rows, vocab),
-                precision,
-                projection,
-            );
+            let (weight, operands) = transposed_weight(weights, op.weight, x.dtype);
+            self.gemm().multiply(part, weight, MatrixMut::f32(logits, rows, vocab), operands, projection);
             let losses = &mut losses[2 * first..2 * (first + rows)];
             let bias_sums = self.loss_rows(op, logits, &labels[first..first + rows], losses, backward.as_ref().map(|b| b.scale));
             let Some(back) = &mut backward else { continue };

@@ -16,7 +16,8 @@ pub enum Level {
     Avx2,
     /// AVX-512 F, BW, DQ and VL, sixteen lanes.
     Avx512,
-    /// [`Level::Avx512`] with dot products and conversions of bfloat16.
+    /// [`Level::Avx512`] with dot products and conversions of bfloat16, and dot products of bytes (VNNI), which every
+    /// processor with the former has.
     Avx512Bf16,
 }
 
@@ -57,7 +58,9 @@ impl Level {
                     && is_x86_feature_detected!("avx512vl")
             }
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16 => Level::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
+            Level::Avx512Bf16 => {
+                Level::Avx512.is_available() && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni")
+            }
             #[allow(unreachable_patterns)] // the levels of other architectures
             _ => false,
         }

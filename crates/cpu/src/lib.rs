@@ -12,6 +12,7 @@
 
 mod attention;
 mod backend;
+mod crew;
 mod cross_entropy;
 mod elementwise;
 mod embedding;

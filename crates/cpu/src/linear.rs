@@ -44,11 +44,12 @@ pub(crate) fn weight_matrix(weights: &Weights<Cpu>, param: Param) -> Matrix<'_> 
     Matrix::f32(weights_of(weights, param), param.rows, param.cols)
 }
 
-/// Wᵀ as the right operand: packed before, where it was.
-pub(crate) fn transposed_weight<'w>(weights: &'w Weights<Cpu>, param: Param, precision: Precision) -> Rhs<'w> {
-    match weights.packed.get(param, precision) {
-        Some(packed) => Rhs::Packed(packed),
-        None => Rhs::Plain(weight_matrix(weights, param).transposed()),
+/// Wᵀ as the right operand and the precision of products with it: that of its packed form where it has one, else that
+/// of the activations.
+pub(crate) fn transposed_weight<'w>(weights: &'w Weights<Cpu>, param: Param, activations: Dtype) -> (Rhs<'w>, Precision) {
+    match weights.packed.get(param) {
+        Some(packed) => (Rhs::Packed(packed), packed.precision()),
+        None => (Rhs::Plain(weight_matrix(weights, param).transposed()), precision(activations)),
     }
 }
 
@@ -65,14 +66,14 @@ fn fused(activation: Option<activation::Activation>) -> Activation {
 
 impl LinearOp for Cpu {
     fn linear(&self, op: &Linear, weights: &Weights<Self>, x: View<Self>, y: ViewMut<Self>, pre: Option<ViewMut<Self>>) {
-        let precision = precision(x.dtype);
+        let (weight, precision) = transposed_weight(weights, op.weight, x.dtype);
         let epilogue = Epilogue {
             accumulate: false,
             bias: op.bias.map(|b| weights_of(weights, b)),
             activation: fused(op.activation),
             pre_activation: pre.map(matrix_mut),
         };
-        self.gemm().multiply(matrix(x), transposed_weight(weights, op.weight, precision), matrix_mut(y), precision, epilogue);
+        self.gemm().multiply(matrix(x), weight, matrix_mut(y), precision, epilogue);
     }
 
     fn linear_backward(

@@ -48,6 +48,8 @@ struct Pool {
 struct Block {
     start: NonNull<u8>,
     bytes: usize,
+    /// Zeros whose pages come when they are written; not handed out again.
+    sparse: bool,
 }
 
 // SAFETY: a block owns its memory; who has the block has the memory.
@@ -72,12 +74,34 @@ impl Block {
         }
         // SAFETY: `bytes` bytes were just allocated.
         unsafe { start.as_ptr().write_bytes(0, bytes) };
-        Self { start, bytes }
+        Self { start, bytes, sparse: false }
+    }
+
+    /// Zeros. On Linux a page is taken when it is written first.
+    fn sparse(bytes: usize) -> Self {
+        #[cfg(target_os = "linux")]
+        {
+            let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+            // SAFETY: a new mapping touches nothing that exists.
+            let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0) };
+            if start != libc::MAP_FAILED
+                && let Some(start) = NonNull::new(start.cast())
+            {
+                return Self { start, bytes, sparse: true };
+            }
+        }
+        Self::new(bytes)
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
+        #[cfg(target_os = "linux")]
+        if self.sparse {
+            // SAFETY: mapped with this size in `sparse`.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+            return;
+        }
         // SAFETY: allocated with this layout in `new`.
         unsafe { alloc::dealloc(self.start.as_ptr(), Self::layout(self.bytes)) };
     }
@@ -114,13 +138,20 @@ impl Memory {
         drop(pool);
         drop(surplus);
         #[allow(unused_mut)]
-        let mut buffer = Buffer { block: Some(block), len, dtype, home: self.clone() };
+        let mut buffer = Buffer { block: Some(block), len, dtype, home: Some(self.clone()) };
         #[cfg(debug_assertions)]
         match dtype {
             Dtype::F32 => buffer.f32_mut().fill(f32::NAN),
             Dtype::Bf16 => buffer.bf16_mut().fill(bf16::NAN),
         }
         buffer
+    }
+
+    /// `len` f32 zeros for a long life; parts that are never written take no memory where the system can do so. They do
+    /// not count in the statistics.
+    pub fn reserve(&self, len: usize) -> Buffer {
+        let bytes = (len * Dtype::F32.size()).next_multiple_of(HUGE_PAGE).max(HUGE_PAGE);
+        Buffer { block: Some(Block::sparse(bytes)), len, dtype: Dtype::F32, home: None }
     }
 
     /// What is used and held.
@@ -180,7 +211,8 @@ pub struct Buffer {
     block: Option<Block>, // none only while dropping
     len: usize,
     dtype: Dtype,
-    home: Memory,
+    /// None: the system's.
+    home: Option<Memory>,
 }
 
 impl Buffer {
@@ -258,8 +290,8 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
-            let mut pool = self.home.lock();
+        if let (Some(block), Some(home)) = (self.block.take(), &self.home) {
+            let mut pool = home.lock();
             pool.stats.current -= block.bytes;
             pool.free.entry(block.bytes).or_default().push(block);
         }
@@ -301,6 +333,17 @@ mod tests {
         assert_eq!(memory.stats().current, 0);
         memory.trim();
         assert_eq!(memory.stats().held, 0);
+    }
+
+    #[test]
+    fn reserved_memory_is_zero_and_stays_out_of_the_count() {
+        let memory = Memory::default();
+        let mut room = memory.reserve(3_000_000);
+        assert_eq!(memory.stats(), MemoryStats::default());
+        room.f32_mut()[2_999_999] = 1.0;
+        assert!(room.f32()[..2_999_999].iter().all(|&x| x == 0.0));
+        drop(room);
+        assert_eq!(memory.stats(), MemoryStats::default());
     }
 
     #[test]

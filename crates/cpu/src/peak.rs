@@ -29,12 +29,13 @@ impl Kernel for Chains {
                 *sum = match self.precision {
                     Precision::F32 => s.mul_add(a, b, *sum),
                     Precision::Bf16 => s.dot_bf16(x, y, *sum),
+                    Precision::Int8 => s.from_bits(s.dot_bytes(x, y, s.to_bits(*sum))),
                 };
             }
         }
         let sum = sums.into_iter().fold(s.splat(0.0), |sum, chain| s.add(sum, chain));
         black_box(s.reduce_add(sum));
-        let depth = if self.precision == Precision::F32 { 2 } else { 4 };
+        let depth = 2 * self.precision.per_word();
         (self.rounds * CHAINS * S::LANES * depth) as f64
     }
 }
@@ -43,7 +44,11 @@ impl Cpu {
     /// The most that products of this dtype can reach on these threads, in FLOP/s: the best of some short
     /// measurements, a twentieth of a second together.
     pub fn peak_flops(&self, dtype: Dtype) -> f64 {
-        let precision = crate::linear::precision(dtype);
+        self.peak_of(crate::linear::precision(dtype))
+    }
+
+    /// The same for products of this precision; two operations a multiply-add.
+    pub fn peak_of(&self, precision: Precision) -> f64 {
         let rounds = 200_000;
         let mut best = 0.0f64;
         let begin = Instant::now();

@@ -7,23 +7,24 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A pool of threads. Cloning shares it.
+use crate::crew::Crew;
+
+/// The thread that calls and some that help it. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct Threads {
-    pool: Option<Arc<rayon::ThreadPool>>, // none: everything runs on the calling thread
+    crew: Option<Arc<Crew>>, // none: everything runs on the calling thread
     count: usize,
 }
 
 impl Threads {
-    /// A pool of `count` threads; 0 means one per core. One thread, or a system that refuses to make
+    /// `count` threads, the caller's among them; 0 means one per core. One thread, or a system that refuses to make
     /// more, means that work runs on the caller's thread.
     pub fn new(count: usize) -> Self {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
         let count = if count == 0 { cores() } else { count };
-        let named = |i| format!("cloze-{i}");
-        let pool = (count > 1).then(|| rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(named).build().ok()).flatten();
-        let count = if pool.is_some() { count } else { 1 };
-        Self { pool: pool.map(Arc::new), count }
+        let crew = (count > 1).then(|| Crew::new(count - 1)).flatten();
+        let count = if crew.is_some() { count } else { 1 };
+        Self { crew: crew.map(Arc::new), count }
     }
 
     /// The number of threads.
@@ -39,10 +40,10 @@ impl Threads {
 
     /// [`Threads::for_each`] with one `state` per thread that takes part, for scratch memory.
     pub fn for_each_with<T>(&self, tasks: usize, state: impl Fn() -> T + Sync, task: impl Fn(&mut T, usize) + Sync) {
-        match &self.pool {
-            Some(pool) if tasks > 1 => {
+        match &self.crew {
+            Some(crew) if tasks > 1 => {
                 let next = AtomicUsize::new(0);
-                pool.broadcast(|_| {
+                crew.together(|| {
                     let mut first = next.fetch_add(1, Ordering::Relaxed);
                     if first < tasks {
                         let mut state = state();

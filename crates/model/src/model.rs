@@ -1,6 +1,6 @@
 //! A model: a body, its heads, and the table of all their parameters.
 
-use cloze_tensor::{Backend, Dtype, Param, Tape, Var, Weights};
+use cloze_tensor::{Backend, Tape, Var};
 
 use crate::block::Builder;
 use crate::blueprint::{self, Blueprint};
@@ -219,15 +219,5 @@ impl Model {
     /// The head that scores choices.
     pub fn multiple_choice(&self) -> Option<&MultipleChoice> {
         self.multiple_choice.as_ref()
-    }
-
-    /// Weights for inference: brought to the device and prepared for its products in `dtype`.
-    pub fn frozen<B: Backend>(&self, backend: &B, values: &[f32], dtype: Dtype) -> Weights<B> {
-        assert_eq!(values.len(), self.table.flat_len(), "weights of another model");
-        let mut weights = Weights::from_host(backend, values);
-        let mut matrices: Vec<Param> = self.body.matrices();
-        matrices.extend(self.masked_lm.iter().flat_map(|h| h.matrices()));
-        backend.pack(&mut weights, &matrices, dtype);
-        weights
     }
 }

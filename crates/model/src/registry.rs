@@ -51,6 +51,20 @@ impl TensorName {
     pub fn rows(&self) -> usize {
         self.pieces.iter().map(std::ops::Range::len).sum()
     }
+
+    /// Its rows, of `width` each, out of those of the parameter.
+    pub fn take<T: Copy>(&self, parameter: &[T], width: usize) -> Vec<T> {
+        self.pieces.iter().flat_map(|piece| &parameter[piece.start * width..piece.end * width]).copied().collect()
+    }
+
+    /// Its rows, of `width` each, to their places in the parameter.
+    pub fn put<T: Copy>(&self, mut tensor: &[T], parameter: &mut [T], width: usize) {
+        for piece in &self.pieces {
+            let (rows, rest) = tensor.split_at(piece.len() * width);
+            parameter[piece.start * width..piece.end * width].copy_from_slice(rows);
+            tensor = rest;
+        }
+    }
 }
 
 /// A tensor that readers of a family's files expect although it follows from the configuration.

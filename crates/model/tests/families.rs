@@ -98,12 +98,7 @@ impl Golden {
             let own = self.own.as_ref().and_then(|f| f.read(&name).unwrap());
             let common = || (self.class == Class::MaskedLm).then(|| self.common.read(&name).unwrap()).flatten();
             let (_, values) = own.or_else(common)?;
-            let mut rest = values.as_slice();
-            for piece in &part.pieces {
-                let (rows, after) = rest.split_at(piece.len() * width);
-                all[piece.start * width..][..rows.len()].copy_from_slice(rows);
-                rest = after;
-            }
+            part.put(&values, &mut all, width);
         }
         Some(all)
     }

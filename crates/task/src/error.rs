@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 /// A fault of a task's data. Each says which file, which line, and what to do.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TaskError {
     /// The table cannot be read.
     #[error(transparent)]
@@ -14,8 +15,8 @@ pub enum TaskError {
     /// The model's files.
     #[error(transparent)]
     Model(#[from] cloze_model::ModelError),
-    /// The table has no column for an input.
-    #[error("{}: no column for the {role}; it has {}; name one with --{flag}", path.display(), columns.join(", "))]
+    /// The file has no column for a value.
+    #[error("{}: no column for `{role}`; it has {}; name one with --column {role}=NAME", path.display(), columns.join(", "))]
     Column {
         /// The file.
         path: PathBuf,
@@ -23,8 +24,14 @@ pub enum TaskError {
         role: &'static str,
         /// The columns that are there.
         columns: Vec<String>,
-        /// The option that names it.
-        flag: &'static str,
+    },
+    /// A column was named for a value that the task does not have.
+    #[error("the task has no value `{field}`; it has {known}")]
+    UnknownField {
+        /// What was given.
+        field: String,
+        /// What it has.
+        known: String,
     },
     /// A row lacks a value.
     #[error("{}: line {line}: column `{column}` is empty", path.display())]
@@ -35,6 +42,20 @@ pub enum TaskError {
         line: u64,
         /// The column.
         column: String,
+    },
+    /// A value of a row is not what the task takes.
+    #[error("{}: line {line}: `{field}` is {found}; expected {expected}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The value.
+        field: &'static str,
+        /// What it should be.
+        expected: &'static str,
+        /// What it is.
+        found: String,
     },
     /// A label that the training data does not have.
     #[error("{}: line {line}: label {found:?} is not one of {}", path.display(), known.join(", "))]
@@ -57,16 +78,14 @@ pub enum TaskError {
         problem: String,
     },
     /// The model does not have what the task needs.
-    #[error("{}: the model has no {head}, which {task} needs; it is a {architecture}", folder.display())]
+    #[error("the model has no {head}, which {task} needs; it is made for {made_for}; `cloze finetune --task {task}` makes one")]
     Head {
-        /// The model's folder.
-        folder: PathBuf,
         /// The head.
         head: &'static str,
         /// The task.
         task: &'static str,
-        /// What it is.
-        architecture: String,
+        /// What it can do.
+        made_for: String,
     },
     /// A text for fill-mask without a mask.
     #[error("\"{text}\" has no {mask}; put {mask} where the word is to be found")]
@@ -75,5 +94,35 @@ pub enum TaskError {
         text: String,
         /// The mask token.
         mask: String,
+    },
+    /// An input that the task cannot take.
+    #[error("{task}: {problem}")]
+    Input {
+        /// The task.
+        task: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The settings beside a model cannot be read or written.
+    #[error("{}: {problem}", path.display())]
+    Settings {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// An answer that does not have the task's shape.
+    #[error("an answer could not be read: {problem}")]
+    Answer {
+        /// What is wrong.
+        problem: String,
+    },
+    /// A task that is not in the list.
+    #[error("there is no task {found:?}; there are {known}")]
+    UnknownTask {
+        /// What was asked for.
+        found: String,
+        /// The tasks.
+        known: String,
     },
 }

@@ -1,141 +1,236 @@
-//! Text classification: one text or a pair → one of the labels.
+//! Text classification: a text or a pair → one of the labels, any number of them, or a number.
 
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
+use std::sync::Arc;
 
-use cloze_model::{Input, Model};
-use cloze_tensor::{Backend, Dtype, Tape, Weights};
-use cloze_text::read::Source;
-use cloze_text::read::table::{Table, TableOptions};
-use cloze_text::{Encoding, Tokenizer, pack};
-use serde::Serialize;
+use cloze_model::{Heads, Problem};
+use cloze_text::Encoding;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
+use crate::context::{Context, Options, Settings};
 use crate::error::TaskError;
-use crate::metric::classification::Confusion;
+use crate::job::{Job, Sequence, Step, Want};
+use crate::loss::Target;
+use crate::metric::classification::{Confusion, multi_label};
+use crate::metric::correlation;
+use crate::paint::Paint;
+use crate::rows::{self, Field, Needed, Row};
+use crate::task::{Example, Figures, Head, Learning, Task};
+
+/// The task.
+pub struct TextClassification;
 
 /// A text, or a pair of texts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TextInput {
     /// The text, or the first of a pair.
+    #[serde(rename = "text")]
     pub first: String,
     /// The second of a pair.
+    #[serde(rename = "pair", skip_serializing_if = "Option::is_none")]
     pub second: Option<String>,
 }
 
-/// A labelled row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Example {
-    /// The text or pair.
-    pub input: TextInput,
-    /// Its label as written.
-    pub label: String,
-    /// Its line in the file, from 1.
-    pub line: u64,
+impl TextInput {
+    /// The text or pair of a row.
+    pub fn of(row: &Row) -> Self {
+        let text = |field: &str| row.value.get(field).and_then(Value::as_str).map(str::to_owned);
+        Self { first: text("text").unwrap_or_default(), second: text("pair") }
+    }
 }
 
-/// The answer: all labels with their probabilities, the likeliest first.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Answer {
-    /// The likeliest label.
-    pub label: String,
-    /// Its probability.
-    pub score: f32,
-    /// All labels, the likeliest first.
-    pub scores: Vec<(String, f32)>,
-}
-
-/// Which columns hold what; `None`: found by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Columns {
-    /// The text, or the first of a pair.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
-    /// The second of a pair.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pair: Option<String>,
+/// A label with its probability; of a regression, the name of the number and the number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scored {
     /// The label.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub label: Option<String>,
+    pub label: String,
+    /// Its probability (its logit, where asked for).
+    pub score: f32,
 }
 
-/// The usual names, most telling first.
-const TEXT: [&str; 12] =
-    ["text", "sentence", "sentence1", "text_a", "premise", "question", "question1", "query", "review", "content", "title", "column1"];
-const PAIR: [&str; 6] = ["sentence2", "text_b", "hypothesis", "question2", "passage", "answer"];
-const LABEL: [&str; 6] = ["label", "labels", "class", "category", "target", "gold_label"];
+/// All labels, the likeliest first.
+pub type Answer = Vec<Scored>;
 
-/// A labelled table on its way in.
-pub struct Examples {
-    path: PathBuf,
-    table: Table,
-    text: usize,
-    pair: Option<usize>,
-    label: Option<usize>,
-    label_name: String,
+/// The values of a row.
+pub static FIELDS: [Field; 3] = [
+    Field {
+        name: "text",
+        about: "the text, or the first of a pair",
+        usual: &["sentence", "sentence1", "text_a", "premise", "question", "question1", "query", "review", "content", "title", "column1"],
+        needed: Needed::Always,
+    },
+    Field {
+        name: "pair",
+        about: "the second text of a pair",
+        usual: &["sentence2", "text_b", "hypothesis", "question2", "passage", "answer"],
+        needed: Needed::Optional,
+    },
+    Field {
+        name: "label",
+        about: "the label; several as a list; a number for a regression",
+        usual: &["labels", "class", "category", "target", "gold_label", "score"],
+        needed: Needed::Labelled,
+    },
+];
+
+impl Task for TextClassification {
+    fn name(&self) -> &'static str {
+        "text-classification"
+    }
+    fn about(&self) -> &'static str {
+        "a text or a pair → one of the labels, any number of them, or a number"
+    }
+    fn route(&self) -> &'static str {
+        "classify"
+    }
+    fn fields(&self) -> &'static [Field] {
+        &FIELDS
+    }
+    fn head(&self) -> Head {
+        Head::Classifier
+    }
+    fn sample(&self) -> Value {
+        json!({"text": "a moving film"})
+    }
+
+    fn encode(&self, context: &Arc<Context>, input: &Value, options: &Options) -> Result<Job, TaskError> {
+        let row = rows::input(self.name(), self.fields(), input)?;
+        row.value.get("text").and_then(Value::as_str).ok_or_else(|| missing(self.name(), "text"))?;
+        let (sequence, cut) = sequence(context, &TextInput::of(&row))?;
+        let (context, options) = (Arc::clone(context), options.clone());
+        let mut job = Job::new(vec![sequence], move |outputs| Step::answer(&decode(&context, outputs[0].values(), &options)));
+        job.cut = cut;
+        Ok(job)
+    }
+
+    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
+        let first = input.as_str().or_else(|| input.get("text").and_then(Value::as_str)).unwrap_or_default();
+        let text = input.get("pair").and_then(Value::as_str).map_or_else(|| first.to_owned(), |second| format!("{first} | {second}"));
+        let answer: Answer = serde_json::from_value(answer.clone()).unwrap_or_default();
+        let Some(best) = answer.first() else { return text };
+        // a regression's number is no probability
+        if answer.len() == 1 && !(0.0..=1.0).contains(&best.score) {
+            return format!("{:<12} {:>7.3}  {text}", best.label, best.score);
+        }
+        format!("{} {:>6.1}%  {text}", paint.colour(0, &format!("{:<12}", best.label)), 100.0 * best.score)
+    }
+
+    fn figures(&self, context: &Context, rows: &[Row], answers: &[Value]) -> Result<Figures, TaskError> {
+        let answers: Vec<Answer> = answers.iter().map(|a| serde_json::from_value(a.clone()).unwrap_or_default()).collect();
+        match context.problem {
+            Problem::SingleLabel => single(context, rows, &answers),
+            Problem::MultiLabel => multi(context, rows, &answers),
+            Problem::Regression => {
+                let gold: Vec<f64> = rows.iter().map(|r| r.number("label")).collect::<Result<_, _>>()?;
+                let found: Vec<f64> = answers.iter().map(|a| a.first().map_or(0.0, |s| f64::from(s.score))).collect();
+                Ok(correlation::figures(&gold, &found))
+            }
+        }
+    }
+
+    fn learning(&self) -> Option<&dyn Learning> {
+        Some(self)
+    }
 }
 
-impl Examples {
-    /// Open a table; `labelled` tables must have a label column.
-    pub fn open(path: &Path, columns: &Columns, labelled: bool) -> Result<Self, TaskError> {
-        let table = Table::open(&Source::new(path), &TableOptions::default())?;
-        let names: Vec<String> = table.columns().to_vec();
-        let at = |given: &Option<String>, usual: &[&str], role, flag| -> Result<Option<usize>, TaskError> {
-            let find = |name: &str| names.iter().position(|n| n.eq_ignore_ascii_case(name));
-            match given {
-                Some(name) => {
-                    find(name).map(Some).ok_or_else(|| TaskError::Column { path: path.to_owned(), role, columns: names.clone(), flag })
+impl Learning for TextClassification {
+    fn heads(&self, rows: &[Row], problem: Option<Problem>, _: &mut Settings) -> Result<Heads, TaskError> {
+        let problem = problem.unwrap_or_else(|| guess(rows));
+        if problem == Problem::Regression {
+            rows.iter().try_for_each(|r| r.number("label").map(drop))?;
+            return Ok(Heads::regression("score"));
+        }
+        let mut seen = HashSet::new();
+        for row in rows {
+            match problem {
+                Problem::MultiLabel => seen.extend(labels(row)?),
+                _ => {
+                    seen.insert(row.written("label")?);
                 }
-                None => Ok(usual.iter().find_map(|n| find(n))),
+            }
+        }
+        let labels = in_order(seen);
+        if labels.len() < 2 && problem == Problem::SingleLabel {
+            let only = labels.first().cloned().unwrap_or_default();
+            let problem = format!("all rows have the label {only:?}; a classifier needs at least two");
+            return Err(TaskError::TooLittle { path: rows.first().map_or_else(Default::default, |r| r.path.to_path_buf()), problem });
+        }
+        Ok(if problem == Problem::MultiLabel { Heads::multi_label(labels) } else { Heads::classification(labels) })
+    }
+
+    fn examples(&self, context: &Context, row: &Row) -> Result<Vec<Example>, TaskError> {
+        let target = match context.problem {
+            Problem::SingleLabel => Target::Class(label_id(row, &row.written("label")?, &context.labels)?),
+            Problem::Regression => Target::Value(row.number("label")? as f32),
+            Problem::MultiLabel => {
+                let mut wanted = vec![0.0; context.labels.len()];
+                for label in labels(row)? {
+                    wanted[label_id(row, &label, &context.labels)? as usize] = 1.0;
+                }
+                Target::Classes(wanted)
             }
         };
-        let missing = |role, flag| TaskError::Column { path: path.to_owned(), role, columns: names.clone(), flag };
-        let text = at(&columns.text, &TEXT, "text", "text-column")?.ok_or_else(|| missing("text", "text-column"))?;
-        let pair = at(&columns.pair, &PAIR, "second text", "pair-column")?.filter(|p| *p != text);
-        let mut label = at(&columns.label, &LABEL, "label", "label-column")?;
-        // Two columns without names are a text and its label.
-        if label.is_none() && names.len() == 2 && names[0] == "column1" {
-            label = Some(1);
-        }
-        if labelled && label.is_none() {
-            return Err(missing("label", "label-column"));
-        }
-        let label_name = label.map_or(String::new(), |l| names[l].clone());
-        Ok(Self { path: path.to_owned(), table, text, pair, label, label_name })
+        let (sequence, cut) = sequence(context, &TextInput::of(row))?;
+        Ok(vec![Example { sequences: vec![sequence], target, cut }])
     }
 
-    /// All rows, every one labelled.
-    pub fn read_all(path: &Path, columns: &Columns) -> Result<Vec<Example>, TaskError> {
-        let examples: Vec<Example> = Self::open(path, columns, true)?.collect::<Result<_, _>>()?;
-        if examples.is_empty() {
-            return Err(TaskError::TooLittle { path: path.to_owned(), problem: "no rows; it needs at least one".into() });
+    fn labels_of(&self, row: &Row) -> Vec<String> {
+        labels(row).unwrap_or_default()
+    }
+
+    fn goal(&self, context: &Context) -> &'static str {
+        match context.problem {
+            Problem::SingleLabel => "accuracy",
+            Problem::MultiLabel => "micro_f1",
+            Problem::Regression => "spearman",
         }
-        Ok(examples)
+    }
+
+    fn goals(&self) -> &'static [&'static str] {
+        &["accuracy", "macro_f1", "micro_f1", "mcc", "f1", "pearson", "spearman"]
     }
 }
 
-impl Iterator for Examples {
-    type Item = Result<Example, TaskError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let row = match self.table.next()? {
-            Ok(row) => row,
-            Err(e) => return Some(Err(e.into())),
-        };
-        let mut fields = row.fields;
-        let mut take = |i: usize| fields.get_mut(i).map(std::mem::take).unwrap_or_default();
-        let label = self.label.map(&mut take).unwrap_or_default();
-        let second = self.pair.map(&mut take);
-        let first = take(self.text);
-        if self.label.is_some() && label.trim().is_empty() {
-            return Some(Err(TaskError::Empty { path: self.path.clone(), line: row.line, column: self.label_name.clone() }));
-        }
-        Some(Ok(Example { input: TextInput { first, second }, label: label.trim().to_owned(), line: row.line }))
-    }
+/// An input that lacks a value.
+pub(crate) fn missing(task: &'static str, field: &'static str) -> TaskError {
+    TaskError::Input { task, problem: format!("the input has no `{field}`") }
 }
 
-/// The labels of training rows: numbers in their order, everything else by the alphabet.
-pub fn labels_of(examples: &[Example]) -> Vec<String> {
-    let mut labels: Vec<String> = examples.iter().map(|e| e.label.clone()).collect::<std::collections::HashSet<_>>().into_iter().collect();
+/// Text to tokens, cut to the longest length; whether it was cut.
+pub(crate) fn encode(context: &Context, input: &TextInput) -> Result<(Encoding, bool), TaskError> {
+    let encoding = match &input.second {
+        None => context.tokenizer.encode_truncated(&input.first, context.max_length)?,
+        Some(second) => context.tokenizer.encode_pair(&input.first, second, Some(context.max_length))?,
+    };
+    let cut = encoding.len() >= context.max_length;
+    Ok((encoding, cut))
+}
+
+fn sequence(context: &Context, input: &TextInput) -> Result<(Sequence, bool), TaskError> {
+    let (encoding, cut) = encode(context, input)?;
+    Ok((Sequence::new(&encoding, Want::Labels), cut))
+}
+
+/// Logits to labels with probabilities, the likeliest first.
+pub fn decode(context: &Context, logits: &[f32], options: &Options) -> Answer {
+    let scores = match context.problem {
+        _ if options.raw_scores == Some(true) => logits.to_vec(),
+        Problem::Regression => logits.to_vec(),
+        Problem::MultiLabel => logits.iter().map(|l| sigmoid(*l)).collect(),
+        Problem::SingleLabel => softmax(logits),
+    };
+    let mut answer: Answer = context.labels.iter().cloned().zip(scores).map(|(label, score)| Scored { label, score }).collect();
+    if context.problem != Problem::Regression {
+        answer.sort_by(|a, b| b.score.total_cmp(&a.score));
+    }
+    answer.truncate(options.top_k.unwrap_or(usize::MAX));
+    answer
+}
+
+/// Sorted: numbers in their order, everything else by the alphabet.
+pub(crate) fn in_order(seen: HashSet<String>) -> Vec<String> {
+    let mut labels: Vec<String> = seen.into_iter().collect();
     if labels.iter().all(|l| l.parse::<i64>().is_ok()) {
         labels.sort_by_key(|l| l.parse::<i64>().unwrap_or(0));
     } else {
@@ -144,60 +239,77 @@ pub fn labels_of(examples: &[Example]) -> Vec<String> {
     labels
 }
 
-/// The ids of the rows' labels.
-pub fn label_ids(path: &Path, examples: &[Example], labels: &[String]) -> Result<Vec<u32>, TaskError> {
-    let id = |e: &Example| {
-        let found = labels.iter().position(|l| *l == e.label);
-        found.map(|i| i as u32).ok_or_else(|| TaskError::Label {
-            path: path.to_owned(),
-            line: e.line,
-            found: e.label.clone(),
-            known: labels.to_vec(),
-        })
-    };
-    examples.iter().map(id).collect()
-}
-
-/// Text to tokens, cut to `max_length`.
-pub fn encode(tokenizer: &Tokenizer, input: &TextInput, max_length: usize) -> Result<Encoding, TaskError> {
-    Ok(match &input.second {
-        None => tokenizer.encode_truncated(&input.first, max_length)?,
-        Some(second) => tokenizer.encode_pair(&input.first, second, Some(max_length))?,
+/// The id of a label that a model knows.
+pub(crate) fn label_id(row: &Row, label: &str, known: &[String]) -> Result<u32, TaskError> {
+    known.iter().position(|l| l == label).map(|i| i as u32).ok_or_else(|| TaskError::Label {
+        path: row.path.to_path_buf(),
+        line: row.line,
+        found: label.to_owned(),
+        known: known.to_vec(),
     })
 }
 
-/// Logits of encoded inputs, in their order; packed by length within `batch_tokens`. // `[inputs][labels]`
-pub fn logits<B: Backend>(
-    backend: &B,
-    model: &Model,
-    weights: &Weights<B>,
-    dtype: Dtype,
-    encodings: &[Encoding],
-    batch_tokens: usize,
-) -> Result<Vec<Vec<f32>>, TaskError> {
-    let mut all = vec![Vec::new(); encodings.len()];
-    let Some(head) = model.classifier() else { return Ok(all) };
-    for packed in pack(encodings, batch_tokens)? {
-        let batch = packed.batch;
-        let input = Input::new(backend, &batch.input_ids, &batch.token_type_ids, batch.sequences);
-        let mut tape = Tape::inference(backend, weights, dtype);
-        let hidden = model.hidden(&mut tape, &input, false);
-        let Some(pooled) = model.pooled(&mut tape, &hidden, &input) else { return Ok(all) };
-        let logits = head.logits(&mut tape, &pooled);
-        for (row, &place) in logits.to_host(backend).chunks_exact(logits.cols()).zip(&packed.order) {
-            all[place] = row.to_vec();
+/// The labels of a row: a list, or a text cut at `|`, `;` or `,`.
+fn labels(row: &Row) -> Result<Vec<String>, TaskError> {
+    match row.get("label") {
+        Some(Value::String(text)) if !text.trim_start().starts_with('[') => {
+            let cut = ['|', ';', ','].into_iter().find(|c| text.contains(*c)).unwrap_or('|');
+            Ok(text.split(cut).map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()).collect())
         }
+        Some(Value::Number(n)) => Ok(vec![n.to_string()]),
+        None => Ok(Vec::new()), // a row without any label
+        Some(_) => row.list("label"),
     }
-    Ok(all)
 }
 
-/// Logits to an answer.
-pub fn decode(labels: &[String], logits: &[f32]) -> Answer {
-    let probabilities = softmax(logits);
-    let mut scores: Vec<(String, f32)> = labels.iter().cloned().zip(probabilities).collect();
-    scores.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let (label, score) = scores.first().cloned().unwrap_or_default();
-    Answer { label, score, scores }
+/// How the labels of rows are meant: lists are many labels; numbers of which some have a fraction are a regression.
+fn guess(rows: &[Row]) -> Problem {
+    let list = |r: &Row| match r.get("label") {
+        Some(Value::Array(_)) => true,
+        Some(Value::String(s)) => s.starts_with('[') && s.ends_with(']'),
+        _ => false,
+    };
+    if rows.iter().any(list) {
+        return Problem::MultiLabel;
+    }
+    let written: Vec<String> = rows.iter().filter_map(|r| r.written("label").ok()).collect();
+    let numbers = written.iter().all(|l| l.parse::<f64>().is_ok());
+    if numbers && written.iter().any(|l| l.parse::<f64>().is_ok_and(|n| n.fract() != 0.0)) {
+        Problem::Regression
+    } else {
+        Problem::SingleLabel
+    }
+}
+
+fn single(context: &Context, rows: &[Row], answers: &[Answer]) -> Result<Figures, TaskError> {
+    let mut confusion = Confusion::new(context.labels.len());
+    let mut loss = 0.0;
+    for (row, answer) in rows.iter().zip(answers) {
+        let label = row.written("label")?;
+        let gold = label_id(row, &label, &context.labels)? as usize;
+        let found = answer.first().and_then(|best| context.labels.iter().position(|l| *l == best.label)).unwrap_or(0);
+        confusion.add(gold, found);
+        let p = answer.iter().find(|s| s.label == label).map_or(0.0, |s| s.score);
+        loss -= f64::from(p.max(f32::MIN_POSITIVE)).ln();
+    }
+    let mut figures = Figures { table: confusion.table(&context.labels), ..Figures::default() };
+    figures.values = confusion.figures();
+    figures.values.insert("loss".into(), loss / rows.len().max(1) as f64);
+    figures.detail = json!({"labels": context.labels, "confusion": confusion});
+    Ok(figures)
+}
+
+fn multi(context: &Context, rows: &[Row], answers: &[Answer]) -> Result<Figures, TaskError> {
+    let mut pairs = Vec::new();
+    for (row, answer) in rows.iter().zip(answers) {
+        let mut gold = vec![false; context.labels.len()];
+        for label in labels(row)? {
+            gold[label_id(row, &label, &context.labels)? as usize] = true;
+        }
+        let on = |l: &String| answer.iter().any(|s| s.label == *l && s.score >= 0.5);
+        pairs.push((gold, context.labels.iter().map(on).collect()));
+    }
+    Ok(Figures { values: multi_label(&pairs), ..Figures::default() })
 }
 
 /// exp(x − max) / Σ.
@@ -208,21 +320,7 @@ pub fn softmax(logits: &[f32]) -> Vec<f32> {
     exps.into_iter().map(|e| e / sum).collect()
 }
 
-/// The place of the largest logit, the first of equals.
-pub fn argmax(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, l) in logits.iter().enumerate() {
-        if *l > logits[best] {
-            best = i;
-        }
-    }
-    best
-}
-
-/// Figures of a confusion matrix by name.
-pub fn figures(confusion: &Confusion) -> std::collections::BTreeMap<String, f64> {
-    [("accuracy", confusion.accuracy()), ("macro_f1", confusion.macro_f1()), ("micro_f1", confusion.micro_f1()), ("mcc", confusion.mcc())]
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
+/// 1 / (1 + exp(−x)).
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::dtype::Dtype;
+use crate::frozen::{Frozen, Operands};
 use crate::ops::{
     attention::AttentionOp, cross_entropy::CrossEntropyOp, elementwise::ElementwiseOp, embedding::EmbeddingOp, gated::GatedOp,
     linear::LinearOp, norm::NormOp, optimizer::OptimizerOp, pool::PoolOp, rows::RowsOp,
@@ -16,7 +17,7 @@ pub trait Storage: Sized + Send + Sync + 'static {
     type Buffer: Send + Sync;
     /// A run of u32 on the device; cloning is cheap.
     type Indices: Clone + Send + Sync;
-    /// Weights in the form that this backend's products like best, made by [`Storage::pack`].
+    /// Weights in the form that this backend's products like best, made by [`Storage::freeze`].
     type Packed: Default + Send + Sync;
 
     /// `len` elements with unspecified contents.
@@ -31,9 +32,15 @@ pub trait Storage: Sized + Send + Sync + 'static {
     fn read(&self, buffer: &Self::Buffer, range: Range<usize>) -> Vec<f32>;
     /// Copy indices to the device.
     fn indices(&self, values: &[u32]) -> Self::Indices;
-    /// Prepare the products of frozen weights (`params`: matrices [out, in]). A backend without such a form does nothing.
-    fn pack(&self, weights: &mut Weights<Self>, params: &[crate::Param], dtype: Dtype) {
-        let _ = (weights, params, dtype);
+    /// `len` f32 zeros for frozen weights: parts that are never written need take no memory.
+    fn reserve(&self, len: usize) -> Self::Buffer {
+        self.zeros(Dtype::F32, len)
+    }
+    /// Keep the frozen `matrix` [out, in] of `param` in the form that this device's products like best. Afterwards only
+    /// products read it: the flat buffer need not hold it. A device without such a form writes it there.
+    fn freeze(&self, weights: &mut Weights<Self>, param: crate::Param, matrix: &Frozen<'_>, operands: Operands) {
+        let _ = operands;
+        weights.set(self, param.offset, &matrix.values());
     }
 }
 

@@ -7,6 +7,7 @@
 mod backend;
 pub mod conformance;
 mod dtype;
+mod frozen;
 pub mod ops;
 pub mod plain;
 pub mod random;
@@ -16,6 +17,7 @@ mod tensor;
 
 pub use backend::{Backend, Packed, Storage};
 pub use dtype::Dtype;
+pub use frozen::{Frozen, Operands};
 pub use sequences::Sequences;
 pub use tape::{Dropout, Reverse, Tape, Var};
 pub use tensor::{Param, Target, Tensor, View, ViewMut, Weights, Write};

@@ -140,7 +140,7 @@ impl Param {
 pub struct Weights<B: Storage> {
     flat: B::Buffer,
     len: usize,
-    /// The backend's packed forms; empty unless [`Storage::pack`] was called.
+    /// The backend's packed forms; empty unless [`Storage::freeze`] was called.
     pub packed: B::Packed,
 }
 
@@ -150,6 +150,16 @@ impl<B: Storage> Weights<B> {
         let mut flat = backend.alloc(Dtype::F32, values.len());
         backend.write(&mut flat, 0, values);
         Self { flat, len: values.len(), packed: B::Packed::default() }
+    }
+
+    /// Room for `len` frozen values, all zero so far.
+    pub fn reserved(backend: &B, len: usize) -> Self {
+        Self { flat: backend.reserve(len), len, packed: B::Packed::default() }
+    }
+
+    /// Write frozen values from element `offset` on. Packed forms stay: they are of other elements.
+    pub fn set(&mut self, backend: &B, offset: usize, values: &[f32]) {
+        backend.write(&mut self.flat, offset, values);
     }
 
     /// The flat buffer. // `f32 [len]`

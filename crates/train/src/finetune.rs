@@ -1,20 +1,22 @@
-//! Fine-tuning a pre-trained body for text classification.
+//! Fine-tuning a pre-trained body for a task of the registry.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use cloze_model::files::card::Card;
 use cloze_model::files::config::Config;
-use cloze_model::{Heads, Input, LoadReport, Loaded, Model, load_with};
-use cloze_task::metric::classification::Confusion;
-use cloze_task::text_classification::{self as classification, Columns, Examples, TextInput};
-use cloze_tensor::random::{Key, Permutation, Stream};
-use cloze_tensor::{Backend, Dtype, Tape, Weights};
-use cloze_text::{Batch, Encoding, Tokenizer};
+use cloze_model::head::pooling::Pooling;
+use cloze_model::{LoadReport, Loaded, Model, Problem, load_with};
+use cloze_task::loss::LossOptions;
+use cloze_task::task::{Example, Figures};
+use cloze_task::{Columns, Context, Options, Row, Rows, Settings, Task, TaskError};
+use cloze_tensor::Backend;
+use cloze_text::Tokenizer;
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Budget;
-use crate::course::{Course, Losses, Pass, Sum, Sums};
+use crate::data_report::DataReport;
 use crate::error::TrainError;
 use crate::fit::{self, Every, Outcome, Plan};
 use crate::observer::{Control, Event, Observers, Reason};
@@ -23,12 +25,23 @@ use crate::pretrain::{Device, save_model};
 use crate::run::{self, Precision};
 use crate::schedule::Schedule;
 use crate::step::Trainer;
+use crate::supervised::Supervised;
+
+/// Weights of classes in the loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ClassWeights {
+    /// `"balanced"`: rows / (labels · rows of the label), as scikit-learn has it.
+    Named(String),
+    /// By label; others weigh 1.
+    Of(BTreeMap<String, f32>),
+}
 
 /// A fine-tuning run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FinetuneRun {
-    /// The task; `text-classification`.
+    /// The task: a name of the registry that is trained.
     pub task: String,
     /// The pre-trained model's folder.
     pub model: PathBuf,
@@ -36,6 +49,9 @@ pub struct FinetuneRun {
     pub train: PathBuf,
     /// Labelled rows to choose the best epoch by.
     pub dev: PathBuf,
+    /// Recommendation: the file of items (`item_id` and the columns of its text), where rows hold ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalogue: Option<PathBuf>,
     /// The folder of the run; the model is written to `out/model`.
     pub out: PathBuf,
     /// Decides the head's initial weights, order and dropout.
@@ -45,7 +61,7 @@ pub struct FinetuneRun {
     #[serde(default)]
     pub from_scratch: bool,
     /// Which columns hold what; found by name where not given.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Columns::is_empty")]
     pub columns: Columns,
     /// How far: `"4 epochs"`, `"500 steps"`, `"5m"`.
     #[serde(default = "default_budget")]
@@ -62,6 +78,31 @@ pub struct FinetuneRun {
     /// Share of the target taken from the label and given to all labels.
     #[serde(default)]
     pub label_smoothing: f32,
+    /// Weights of classes in the loss: `"balanced"`, or a table of labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_weights: Option<ClassWeights>,
+    /// How sequence labels are meant: `single_label_classification`, `multi_label_classification` or `regression`; told by
+    /// the data where not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Embeddings: `cls`, `mean`, `max` or `lasttoken`; the model's own, or the mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<String>,
+    /// Embeddings: what cosines are multiplied by in a contrast.
+    #[serde(default = "default_scale")]
+    pub scale: f32,
+    /// Embeddings: prefix lengths that are trained, too (Matryoshka).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dimensions: Vec<usize>,
+    /// Embeddings: put before queries.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub query_prefix: String,
+    /// Embeddings: put before the texts that are searched.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub passage_prefix: String,
+    /// What is asked of the task when dev rows are looked at (`stride`, `max_answer_tokens` …).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub options: Options,
     /// `auto`, `f32` or `bf16`.
     #[serde(default)]
     pub precision: Precision,
@@ -71,9 +112,9 @@ pub struct FinetuneRun {
     /// When the dev rows are looked at.
     #[serde(default = "default_evaluate")]
     pub evaluate: Every,
-    /// The figure that chooses the best epoch: `accuracy`, `macro_f1`, `micro_f1` or `mcc`.
-    #[serde(default = "default_metric")]
-    pub metric: String,
+    /// The figure that chooses the best evaluation; the task's usual one where not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<String>,
     /// Stop when this many evaluations in a row brought nothing better; 0: never.
     #[serde(default)]
     pub patience: usize,
@@ -100,8 +141,11 @@ fn default_max_length() -> usize {
 fn default_evaluate() -> Every {
     Every::Amount(Budget::Epochs(1.0))
 }
-fn default_metric() -> String {
-    "accuracy".into()
+fn default_scale() -> f32 {
+    20.0
+}
+fn is_default(options: &Options) -> bool {
+    *options == Options::default()
 }
 fn default_optimizer() -> OptimizerConfig {
     OptimizerConfig { lr: 1e-4, beta2: 0.999, eps: 1e-8, ..OptimizerConfig::default() }
@@ -115,6 +159,7 @@ impl FinetuneRun {
             model,
             train,
             dev,
+            catalogue: None,
             out,
             seed: 0,
             from_scratch: false,
@@ -124,24 +169,34 @@ impl FinetuneRun {
             micro_batch_tokens: default_micro_batch(),
             max_length: default_max_length(),
             label_smoothing: 0.0,
+            class_weights: None,
+            problem: None,
+            pooling: None,
+            scale: default_scale(),
+            dimensions: Vec::new(),
+            query_prefix: String::new(),
+            passage_prefix: String::new(),
+            options: Options::default(),
             precision: Precision::Auto,
             dropout: None,
             evaluate: default_evaluate(),
-            metric: default_metric(),
+            metric: None,
             patience: 0,
             optimizer: default_optimizer(),
             schedule: Schedule::default(),
         }
     }
 
-    fn check(&self) -> Result<(), TrainError> {
+    fn check(&self) -> Result<&'static dyn Task, TrainError> {
         let refuse = |key, found: String, expected: &str| Err(TrainError::Value { key, found, expected: expected.into() });
         self.optimizer.check()?;
-        if cloze_task::task(&self.task).is_none_or(|t| !t.trainable) {
-            return refuse("task", format!("{:?}", self.task), "text-classification");
-        }
-        if !["accuracy", "macro_f1", "micro_f1", "mcc"].contains(&self.metric.as_str()) {
-            return refuse("metric", format!("{:?}", self.metric), "accuracy, macro_f1, micro_f1 or mcc");
+        let task = cloze_task::require(&self.task)?;
+        let Some(learning) = task.learning() else {
+            let trained: Vec<&str> = cloze_task::TASKS.iter().filter(|t| t.learning().is_some()).map(|t| t.name()).collect();
+            return refuse("task", format!("{:?}", self.task), &format!("a task that is trained: {}", trained.join(", ")));
+        };
+        if let Some(metric) = self.metric.as_deref().filter(|m| !learning.goals().contains(m)) {
+            return refuse("metric", format!("{metric:?}"), &learning.goals().join(", "));
         }
         if self.batch_size == 0 {
             return refuse("batch_size", "0".into(), "at least 1");
@@ -152,189 +207,51 @@ impl FinetuneRun {
         if !(0.0..1.0).contains(&self.label_smoothing) {
             return refuse("label_smoothing", self.label_smoothing.to_string(), "a number from 0 to below 1");
         }
-        match self.dropout {
-            Some(d) if !(0.0..1.0).contains(&d) => refuse("dropout", d.to_string(), "a number from 0 to below 1"),
-            _ => Ok(()),
+        if !(self.scale.is_finite() && self.scale > 0.0) {
+            return refuse("scale", self.scale.to_string(), "a number above 0");
         }
-    }
-}
-
-/// Labelled, encoded rows.
-pub struct Rows {
-    encodings: Vec<Encoding>,
-    labels: Vec<u32>,
-}
-
-/// The classification course: shuffled rows, cross-entropy on labels, figures on the dev rows.
-pub struct Classification {
-    train: Rows,
-    dev: Rows,
-    classes: usize,
-    run: FinetuneRun,
-    cursor: u64,
-}
-
-/// What the data is like, told before training.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct DataReport {
-    /// Rows to train on and dev rows.
-    pub rows: (usize, usize),
-    /// Training rows and dev rows of each label.
-    pub labels: Vec<(String, usize, usize)>,
-    /// Training rows that are cut to the longest length.
-    pub truncated: usize,
-    /// Tokens of the median and of the longest training row (uncut rows count as cut).
-    pub tokens: (usize, usize),
-    /// Dev rows whose text stands among the training rows, too.
-    pub leaked: usize,
-    /// Training rows that repeat another.
-    pub repeated: usize,
-}
-
-impl DataReport {
-    /// The report in lines for people.
-    pub fn lines(&self) -> Vec<String> {
-        let (train, dev) = self.rows;
-        let mut lines = vec![format!(
-            "{train} rows to train on, {dev} dev rows; median {} tokens, longest {}{}",
-            self.tokens.0,
-            self.tokens.1,
-            if self.truncated > 0 { format!(", {} cut", self.truncated) } else { String::new() }
-        )];
-        let share = |n: usize, of: usize| 100.0 * n as f64 / of.max(1) as f64;
-        for (label, in_train, in_dev) in &self.labels {
-            lines.push(format!("  {label}: {:.1}% of train, {:.1}% of dev", share(*in_train, train), share(*in_dev, dev)));
-        }
-        if self.repeated > 0 {
-            lines.push(format!("{} training rows repeat another", self.repeated));
-        }
-        if self.leaked > 0 {
-            lines.push(format!("{} dev rows stand among the training rows, too: their figures flatter", self.leaked));
-        }
-        lines
-    }
-}
-
-impl Classification {
-    /// Read and encode both tables; returns the course, the labels and the report.
-    pub fn open(run: &FinetuneRun, tokenizer: &Tokenizer) -> Result<(Self, Vec<String>, DataReport), TrainError> {
-        let train = Examples::read_all(&run.train, &run.columns)?;
-        let dev = Examples::read_all(&run.dev, &run.columns)?;
-        let labels = classification::labels_of(&train);
-        if labels.len() < 2 {
-            let problem =
-                format!("all rows have the label {:?}; a classifier needs at least two", labels.first().cloned().unwrap_or_default());
-            return Err(cloze_task::TaskError::TooLittle { path: run.train.clone(), problem }.into());
-        }
-        let train_labels = classification::label_ids(&run.train, &train, &labels)?;
-        let dev_labels = classification::label_ids(&run.dev, &dev, &labels)?;
-        let inputs = |examples: Vec<classification::Example>| -> Vec<TextInput> { examples.into_iter().map(|e| e.input).collect() };
-        let (train, dev) = (inputs(train), inputs(dev));
-        let seen: std::collections::HashSet<(&str, Option<&str>)> = train.iter().map(|i| (i.first.as_str(), i.second.as_deref())).collect();
-        let leaked = dev.iter().filter(|i| seen.contains(&(i.first.as_str(), i.second.as_deref()))).count();
-        let repeated = train.len() - seen.len();
-        let encode = |inputs: &[TextInput]| -> Result<Vec<Encoding>, TrainError> {
-            inputs.iter().map(|i| Ok(classification::encode(tokenizer, i, run.max_length)?)).collect()
-        };
-        let (train, dev) =
-            (Rows { encodings: encode(&train)?, labels: train_labels }, Rows { encodings: encode(&dev)?, labels: dev_labels });
-        let mut lengths: Vec<usize> = train.encodings.iter().map(Encoding::len).collect();
-        lengths.sort_unstable();
-        let count = |rows: &Rows, l: usize| rows.labels.iter().filter(|&&x| x as usize == l).count();
-        let report = DataReport {
-            rows: (train.labels.len(), dev.labels.len()),
-            labels: labels.iter().enumerate().map(|(i, l)| (l.clone(), count(&train, i), count(&dev, i))).collect(),
-            truncated: lengths.iter().filter(|l| **l >= run.max_length).count(),
-            tokens: (lengths[lengths.len() / 2], lengths[lengths.len() - 1]),
-            leaked,
-            repeated,
-        };
-        let course = Self { train, dev, classes: labels.len(), run: run.clone(), cursor: 0 };
-        Ok((course, labels, report))
-    }
-
-    /// The confusion matrix of the dev rows.
-    pub fn confusion<B: Backend>(
-        &self,
-        backend: &B,
-        model: &Model,
-        weights: &Weights<B>,
-        dtype: Dtype,
-    ) -> Result<(Confusion, f64), TrainError> {
-        let logits = classification::logits(backend, model, weights, dtype, &self.dev.encodings, self.run.micro_batch_tokens)?;
-        let mut confusion = Confusion::new(self.classes);
-        let mut loss = 0.0;
-        for (row, &label) in logits.iter().zip(&self.dev.labels) {
-            confusion.add(label as usize, classification::argmax(row));
-            loss -= f64::from(classification::softmax(row)[label as usize].max(f32::MIN_POSITIVE)).ln();
-        }
-        Ok((confusion, loss / self.dev.labels.len().max(1) as f64))
-    }
-}
-
-impl Losses for Classification {
-    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
-        let backend = tape.backend();
-        let hidden = model.hidden(tape, input, pass.recompute);
-        let mut sums = Sums::new();
-        if let (Some(pooled), Some(head)) = (model.pooled(tape, &hidden, input), model.classifier()) {
-            let labels = backend.indices(&batch.sequence_labels);
-            let losses = head.loss(tape, &pooled, &labels, 1.0 / pass.totals.sequences.max(1) as f32, self.run.label_smoothing);
-            sums.insert("classification", Sum::of(backend, &losses));
-        }
-        sums
-    }
-}
-
-impl Course for Classification {
-    fn next(&mut self, _: f64) -> Result<Vec<Batch>, TrainError> {
-        let rows = self.train.labels.len() as u64;
-        let (epoch, begin) = (self.cursor / rows, self.cursor % rows);
-        let end = (begin + self.run.batch_size as u64).min(rows); // a step stays inside its epoch
-        let order = Permutation::new(Key::new(self.run.seed, Stream::Shuffle, epoch, 0), rows);
-        self.cursor += end - begin;
-        let mut batches: Vec<Batch> = Vec::new();
-        for i in begin..end {
-            let at = order.at(i) as usize;
-            let encoding = &self.train.encodings[at];
-            let fits = batches.last().is_some_and(|b| b.tokens() + encoding.len() <= self.run.micro_batch_tokens);
-            if !fits {
-                batches.push(Batch::default());
+        match (&self.class_weights, self.dropout) {
+            (Some(ClassWeights::Named(name)), _) if name != "balanced" => {
+                refuse("class_weights", format!("{name:?}"), "\"balanced\", or a table")
             }
-            let last = batches.len() - 1;
-            batches[last].push(&encoding.ids, &encoding.token_type_ids);
-            batches[last].sequence_labels.push(self.train.labels[at]);
+            (Some(ClassWeights::Of(weights)), _) if weights.values().any(|w| !(w.is_finite() && *w > 0.0)) => {
+                refuse("class_weights", format!("{weights:?}"), "numbers above 0")
+            }
+            (_, Some(d)) if !(0.0..1.0).contains(&d) => refuse("dropout", d.to_string(), "a number from 0 to below 1"),
+            _ => Ok(task),
         }
-        Ok(batches)
     }
 
-    fn cursor(&self) -> u64 {
-        self.cursor
+    fn problem(&self) -> Result<Option<Problem>, TrainError> {
+        let expected = "single_label_classification, multi_label_classification or regression";
+        self.problem
+            .as_deref()
+            .map(|name| match name {
+                "single_label_classification" | "single_label" => Ok(Problem::SingleLabel),
+                "multi_label_classification" | "multi_label" => Ok(Problem::MultiLabel),
+                "regression" => Ok(Problem::Regression),
+                other => Err(TrainError::Value { key: "problem", found: format!("{other:?}"), expected: expected.into() }),
+            })
+            .transpose()
     }
 
-    fn seek(&mut self, cursor: u64) {
-        self.cursor = cursor;
-    }
-
-    fn epochs(&self) -> f64 {
-        self.cursor as f64 / self.train.labels.len() as f64
-    }
-
-    fn evaluate<B: Backend>(
-        &self,
-        backend: &B,
-        model: &Model,
-        weights: &Weights<B>,
-        dtype: Dtype,
-    ) -> Result<BTreeMap<String, f64>, TrainError> {
-        let (confusion, loss) = self.confusion(backend, model, weights, dtype)?;
-        let mut figures = classification::figures(&confusion);
-        figures.insert("loss".into(), loss);
-        Ok(figures)
-    }
-
-    fn goal(&self) -> (&str, bool) {
-        (&self.run.metric, true)
+    /// The settings that the model will carry.
+    fn settings(&self) -> Result<Settings, TrainError> {
+        let mut settings = Settings::read(&self.model)?;
+        settings.task = Some(self.task.clone());
+        settings.max_length = Some(self.max_length);
+        settings.dimensions.clone_from(&self.dimensions);
+        settings.query_prefix.clone_from(&self.query_prefix);
+        settings.passage_prefix.clone_from(&self.passage_prefix);
+        if let Some(name) = &self.pooling {
+            let expected = || "cls, mean, max or lasttoken".to_owned();
+            settings.pooling = Pooling::of_name(name).ok_or_else(|| TrainError::Value {
+                key: "pooling",
+                found: format!("{name:?}"),
+                expected: expected(),
+            })?;
+        }
+        Ok(settings)
     }
 }
 
@@ -344,8 +261,10 @@ pub struct Finetuned {
     pub outcome: Outcome,
     /// The labels.
     pub labels: Vec<String>,
-    /// The confusion matrix of the dev rows under the best weights.
-    pub confusion: Confusion,
+    /// Figures on the dev rows under the best weights.
+    pub figures: Figures,
+    /// The figure that chose them.
+    pub goal: String,
     /// The data.
     pub data: DataReport,
     /// What of the model was new.
@@ -363,7 +282,27 @@ fn fitted(run: &FinetuneRun) -> Result<FinetuneRun, TrainError> {
     Ok(run)
 }
 
-/// Fine-tune; the best epoch's model is written to `out/model`.
+/// The weight of each label.
+fn weights(run: &FinetuneRun, labels: &[String], data: &DataReport) -> Result<Vec<f32>, TrainError> {
+    match &run.class_weights {
+        None => Ok(Vec::new()),
+        Some(ClassWeights::Named(_)) => {
+            let of = |l: &String| data.labels.iter().find(|(name, ..)| name == l).map_or(0, |(_, n, _)| *n);
+            let total: usize = labels.iter().map(of).sum();
+            let weight = |l: &String| total as f32 / (labels.len() * of(l).max(1)) as f32;
+            Ok(labels.iter().map(weight).collect())
+        }
+        Some(ClassWeights::Of(given)) => match given.keys().find(|k| !labels.contains(k)) {
+            Some(unknown) => {
+                let expected = format!("labels of the data: {}", labels.join(", "));
+                Err(TrainError::Value { key: "class_weights", found: unknown.clone(), expected })
+            }
+            None => Ok(labels.iter().map(|l| given.get(l).copied().unwrap_or(1.0)).collect()),
+        },
+    }
+}
+
+/// Fine-tune; the best evaluation's model is written to `out/model`.
 pub fn finetune<B: Backend>(
     backend: &B,
     run: &FinetuneRun,
@@ -372,29 +311,66 @@ pub fn finetune<B: Backend>(
     observers: &mut Observers,
     control: &Control,
 ) -> Result<Finetuned, TrainError> {
-    run.check()?;
+    let task = run.check()?;
+    let Some(learning) = task.learning() else { unreachable!("a task that is not trained was refused") };
     run::claim(&run.out, resume)?;
     let tokenizer = Tokenizer::load(&run.model)?;
     let run = &fitted(run)?;
-    let (mut course, labels, data) = Classification::open(run, &tokenizer)?;
-    for line in data.lines() {
-        observers.event(&Event::note(0, line));
-    }
-    let Loaded { mut model, mut values, report } = load_with(&run.model, Some(Heads::classification(labels.clone())), run.seed)?;
+    let read = |path: &PathBuf| -> Result<Vec<Row>, TrainError> {
+        let rows = Rows::read_all(path, task.fields(), &run.columns, true)?;
+        Ok(run.catalogue.as_ref().map_or(Ok(rows.clone()), |catalogue| task.joined(rows, catalogue))?)
+    };
+    let (train, dev) = (read(&run.train)?, read(&run.dev)?);
+    let mut settings = run.settings()?;
+    let heads = learning.heads(&train, run.problem()?, &mut settings)?;
+    let Loaded { mut model, mut values, report } = load_with(&run.model, Some(heads), run.seed)?;
     if let Some(dropout) = run.dropout {
         let mut blueprint = model.blueprint.clone();
-        (blueprint.hidden_dropout, blueprint.attention_dropout) = (dropout, dropout);
+        (blueprint.hidden_dropout, blueprint.attention_dropout, blueprint.classifier_dropout) = (dropout, dropout, dropout);
         model = Model::new(model.family, blueprint, model.heads);
     }
     if run.max_length > model.blueprint.position.longest() {
         let expected = format!("at most the model's {} positions", model.blueprint.position.longest());
         return Err(TrainError::Value { key: "max_length", found: run.max_length.to_string(), expected });
     }
+    let context = Arc::new(Context {
+        tokenizer,
+        labels: model.heads.labels.clone(),
+        problem: model.heads.problem,
+        max_length: run.max_length,
+        settings,
+    });
+    let labels = context.labels.clone();
+    let examples: Vec<Example> = examples(task, &context, &train)?;
+    let data = DataReport::new(task, learning, &train, &dev, &examples);
+    for line in data.lines() {
+        observers.event(&Event::note(0, line));
+    }
     if run.from_scratch {
         values = model.table().init(run.seed);
     } else if !report.new.is_empty() {
         observers.event(&Event::note(0, format!("newly initialised: {}", report.new.join(", "))));
     }
+    let loss = LossOptions {
+        label_smoothing: run.label_smoothing,
+        class_weights: weights(run, &labels, &data)?,
+        scale: run.scale,
+        dimensions: run.dimensions.clone(),
+    };
+    let mut course = Supervised {
+        task,
+        goal: run.metric.clone().unwrap_or_else(|| learning.goal(&context).to_owned()),
+        context: Arc::clone(&context),
+        examples,
+        dev,
+        loss,
+        options: run.options.clone(),
+        seed: run.seed,
+        batch_size: run.batch_size,
+        micro_batch_tokens: run.micro_batch_tokens,
+        cursor: 0,
+        units: 0.0,
+    };
     let mut trainer = Trainer::new(backend, model, &values, run.optimizer.clone(), device.dtype, run.seed, false);
     drop(values);
     let plan = Plan {
@@ -414,33 +390,54 @@ pub fn finetune<B: Backend>(
     };
     let outcome = fit::fit(&mut trainer, &mut course, &plan, &run.out, resume, observers, control)?;
     let weights = trainer.model().frozen(backend, &outcome.values, device.dtype);
-    let (confusion, _) = course.confusion(backend, trainer.model(), &weights, device.dtype)?;
+    let figures = course.figures(backend, trainer.model(), &weights, device.dtype)?;
     let folder = run.out.join("model");
     if outcome.reason != Reason::Stopped {
-        let card = card(run, trainer.model(), &outcome, &data);
-        save_model(&folder, trainer.model(), &outcome.values, &tokenizer, &card)?;
+        let card = card(run, task, trainer.model(), &outcome, &data);
+        save_model(&folder, trainer.model(), &outcome.values, &context.tokenizer, &card, Some(&context.settings))?;
     }
     observers.event(&fit::finished(&outcome, (outcome.reason != Reason::Stopped).then_some(folder)));
-    Ok(Finetuned { outcome, labels, confusion, data, loaded: report })
+    Ok(Finetuned { outcome, labels, figures, goal: course.goal, data, loaded: report })
 }
 
-fn card(run: &FinetuneRun, model: &Model, outcome: &Outcome, data: &DataReport) -> Card {
+/// The examples of all rows; at least one.
+fn examples(task: &dyn Task, context: &Context, rows: &[Row]) -> Result<Vec<Example>, TrainError> {
+    let mut examples = Vec::with_capacity(rows.len());
+    for row in rows {
+        examples.extend(task.learning().map_or(Ok(Vec::new()), |l| l.examples(context, row))?);
+    }
+    if examples.is_empty() {
+        let path = rows.first().map(|r| r.path.to_path_buf()).unwrap_or_default();
+        return Err(TaskError::TooLittle { path, problem: "no row has anything to learn".into() }.into());
+    }
+    Ok(examples)
+}
+
+fn card(run: &FinetuneRun, task: &dyn Task, model: &Model, outcome: &Outcome, data: &DataReport) -> Card {
     let on = format!("{} dev rows", data.rows.1);
+    let labels = match model.heads.labels.len() {
+        0 => String::new(),
+        n @ 1..=30 => format!(", {n} labels: {}", model.heads.labels.join(", ")),
+        n => format!(", {n} labels"),
+    };
     Card {
-        title: run.out.file_name().map_or("classifier".into(), |n| n.to_string_lossy().into_owned()),
+        title: run.out.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned()),
         languages: vec![],
-        pipeline: "text-classification".into(),
+        pipeline: task.name().into(),
         summary: format!(
-            "A text classifier over {} labels ({}): a {} encoder of {} layers × {} hidden units, fine-tuned with Cloze.",
-            model.heads.labels.len(),
-            model.heads.labels.join(", "),
+            "A model for {} ({}{labels}): a {} encoder of {} layers × {} hidden units, fine-tuned with Cloze.",
+            task.name(),
+            task.about(),
             model.family,
             model.blueprint.num_hidden_layers,
             model.blueprint.hidden_size
         ),
         data: data.lines().into_iter().map(|l| l.trim().to_owned()).collect(),
         figures: outcome.metrics.iter().map(|(name, value)| (name.clone(), format!("{value:.4}"), on.clone())).collect(),
-        usage: vec!["cloze predict --model . \"a text to classify\"".into(), "cloze evaluate --model . --data dev.tsv".into()],
+        usage: vec![
+            format!("cloze predict --task {} --model . --input rows.jsonl", task.name()),
+            format!("cloze evaluate --task {} --model . --data dev.jsonl", task.name()),
+        ],
         run: run::to_toml(run),
     }
 }

@@ -4,6 +4,7 @@ pub mod budget;
 pub mod checkpoint;
 pub mod course;
 pub mod curve;
+pub mod data_report;
 mod error;
 pub mod figures;
 pub mod files;
@@ -19,6 +20,7 @@ pub mod record;
 pub mod run;
 pub mod schedule;
 pub mod step;
+pub mod supervised;
 pub mod tensorboard;
 
 pub use error::TrainError;

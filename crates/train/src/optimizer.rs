@@ -44,6 +44,10 @@ pub struct OptimizerConfig {
     pub clip: f64,
     /// Decay of the moving average of the weights; 0 turns it off. Evaluation and the saved model use the average.
     pub ema: f64,
+    /// The learning rate of each layer as a share of that of the layer above; heads have the whole (Howard and Ruder 2018).
+    pub layer_decay: f64,
+    /// Embeddings and this many of the first layers keep their weights; 0: nothing is frozen.
+    pub freeze_layers: usize,
 }
 
 impl Default for OptimizerConfig {
@@ -59,6 +63,8 @@ impl Default for OptimizerConfig {
             weight_decay: 0.01,
             clip: 1.0,
             ema: 0.0,
+            layer_decay: 1.0,
+            freeze_layers: 0,
         }
     }
 }
@@ -79,6 +85,9 @@ impl OptimizerConfig {
             c if !positive(c.eps) => refuse("optimizer.eps", c.eps, "a number above 0"),
             c if !not_negative(c.weight_decay) => refuse("optimizer.weight_decay", c.weight_decay, "a number of at least 0"),
             c if !not_negative(c.clip) => refuse("optimizer.clip", c.clip, "a number of at least 0"),
+            c if !(positive(c.layer_decay) && c.layer_decay <= 1.0) => {
+                refuse("optimizer.layer_decay", c.layer_decay, "a number above 0, at most 1")
+            }
             c if !share(c.ema) => refuse("optimizer.ema", c.ema, "a number from 0 to below 1"),
             _ => Ok(()),
         }
@@ -86,20 +95,38 @@ impl OptimizerConfig {
 
     /// Which parameters the rule treats how.
     pub(crate) fn plan(&self, table: &ParamTable) -> Plan {
+        let layers = table.specs().iter().filter_map(|s| depth(&s.name)).max().unwrap_or(0);
         let mut plan = Plan::default();
         for spec in table.specs() {
+            let scale = self.scale(spec, layers);
             match (self.rule, spec.role) {
+                (Rule::Muon, Role::Hidden { .. }) if scale == 0.0 => {} // frozen
                 (Rule::Muon, Role::Hidden { parts }) => plan.matrices.extend(parts_of(spec.param, parts)),
-                _ => plan.groups.push(self.group(spec)),
+                _ => {
+                    let weight_decay = if spec.role == Role::Vector { 0.0 } else { self.weight_decay as f32 };
+                    plan.groups.push(Group { range: spec.param.range(), weight_decay, lr_scale: scale as f32 });
+                }
             }
         }
         plan
     }
 
-    fn group(&self, spec: &Spec) -> Group {
-        let weight_decay = if spec.role == Role::Vector { 0.0 } else { self.weight_decay as f32 };
-        Group { range: spec.param.range(), weight_decay, lr_scale: 1.0 }
+    /// What a parameter's learning rate is multiplied by: `layer_decay` for each layer above it, 0 where it is frozen.
+    fn scale(&self, spec: &Spec, layers: usize) -> f64 {
+        match depth(&spec.name) {
+            Some(depth) if self.freeze_layers > 0 && depth <= self.freeze_layers => 0.0,
+            Some(depth) => self.layer_decay.powi((layers + 1 - depth) as i32),
+            None => 1.0,
+        }
     }
+}
+
+/// 0 for embeddings, 1 for the first layer and so on; `None` for what stands above the layers.
+fn depth(name: &str) -> Option<usize> {
+    if name.starts_with("embeddings.") {
+        return Some(0);
+    }
+    name.strip_prefix("layer.")?.split('.').next()?.parse::<usize>().ok().map(|i| i + 1)
 }
 
 /// The parameters by treatment.
@@ -137,6 +164,18 @@ mod tests {
             assert_eq!(plan.matrices.len(), if rule == Rule::Muon { 3 } else { 0 });
             assert_eq!(plan.groups.iter().filter(|g| g.weight_decay == 0.0).count(), 1);
         }
+    }
+
+    #[test]
+    fn lower_layers_learn_slower_or_not_at_all() {
+        let mut table = ParamTable::default();
+        for name in ["embeddings.word.weight", "layer.0.mlp.up.weight", "layer.1.mlp.up.weight", "classifier.weight"] {
+            table.add(name, 2, 2, Init::Zeros, Role::Table);
+        }
+        let scales = |config: OptimizerConfig| config.plan(&table).groups.iter().map(|g| g.lr_scale).collect::<Vec<_>>();
+        assert_eq!(scales(OptimizerConfig { layer_decay: 0.5, ..Default::default() }), [0.125, 0.25, 0.5, 1.0]);
+        assert_eq!(scales(OptimizerConfig { freeze_layers: 1, ..Default::default() }), [0.0, 0.0, 1.0, 1.0]);
+        assert_eq!(scales(OptimizerConfig::default()), [1.0; 4]);
     }
 
     #[test]

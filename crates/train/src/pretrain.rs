@@ -403,14 +403,22 @@ pub fn pretrain<B: Backend>(
     let folder = run.out.join("model");
     if outcome.reason != Reason::Stopped {
         let card = card(run, &course, trainer.model(), &outcome);
-        save_model(&folder, trainer.model(), &outcome.values, &tokenizer, &card)?;
+        save_model(&folder, trainer.model(), &outcome.values, &tokenizer, &card, None)?;
     }
     observers.event(&fit::finished(&outcome, (outcome.reason != Reason::Stopped).then_some(folder)));
     Ok(outcome)
 }
 
-/// Write a model folder whole: weights, configuration, tokenizer, card. It takes the place of an older one at once.
-pub fn save_model(folder: &Path, model: &Model, values: &[f32], tokenizer: &Tokenizer, card: &Card) -> Result<(), TrainError> {
+/// Write a model folder whole: weights, configuration, tokenizer, card, and what its task must know. It takes the place of an
+/// older one at once.
+pub fn save_model(
+    folder: &Path,
+    model: &Model,
+    values: &[f32],
+    tokenizer: &Tokenizer,
+    card: &Card,
+    settings: Option<&cloze_task::Settings>,
+) -> Result<(), TrainError> {
     crate::files::replace_folder(folder, |temporary| -> Result<(), TrainError> {
         let ids = tokenizer.special();
         let mut keys = vec![("pad_token_id", ids.pad)];
@@ -421,6 +429,9 @@ pub fn save_model(folder: &Path, model: &Model, values: &[f32], tokenizer: &Toke
         let keys: Vec<(&str, u32)> = keys.into_iter().filter_map(|(key, id)| Some((key, id?))).collect();
         cloze_model::save(temporary, model, values, &keys)?;
         tokenizer.save(temporary)?;
+        if let Some(settings) = settings {
+            settings.write(temporary)?;
+        }
         let path = temporary.join("README.md");
         crate::files::replace_file(&path, |file| file.write_all(card.to_markdown().as_bytes()))?;
         Ok(())

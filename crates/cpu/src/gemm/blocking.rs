@@ -2,12 +2,12 @@
 
 use super::Precision;
 
-/// Words of depth in a block at most: with the widest tile, a packed panel of B takes 72 KiB, so that it stays in
-/// the second-level cache together with a block of A.
-const DEPTH: usize = 384;
+/// Words of depth in a block at most: with the widest tile, a packed panel of B takes 144 KiB, so that it stays in
+/// the second-level cache together with a block of A. Depths of BERT's hidden sizes are summed without going through C.
+const DEPTH: usize = 768;
 
 /// Rows in a task at most: a packed block of A takes 288 KiB.
-const ROWS: usize = 192;
+const ROWS: usize = 96;
 
 /// Bytes of B that are packed at once when it was not packed before: a share of the last-level cache.
 const PACKED_BYTES: usize = 4 << 20;
@@ -15,13 +15,17 @@ const PACKED_BYTES: usize = 4 << 20;
 /// Products with fewer multiplications run on the calling thread: waking others would take longer.
 pub(super) const SERIAL: usize = 1 << 17;
 
-/// Words of depth: one word holds one f32 or two bf16.
+/// Words of depth: one word holds one f32, two bf16 or four bytes.
 pub(super) fn words(k: usize, precision: Precision) -> usize {
     k.div_ceil(precision.per_word())
 }
 
 /// The length of the blocks along the depth. It depends on nothing else, because it fixes the order of the sums.
-pub(super) fn depth_block(words: usize) -> usize {
+/// Bytes are summed over the whole depth: a row is quantised at once, and its words are few.
+pub(super) fn depth_block(words: usize, precision: Precision) -> usize {
+    if precision == Precision::Int8 {
+        return words.max(1);
+    }
     let blocks = words.div_ceil(DEPTH).max(1);
     words.div_ceil(blocks).next_multiple_of(8).max(8)
 }
@@ -96,12 +100,14 @@ mod tests {
 
     #[test]
     fn blocks_are_even() {
-        assert_eq!(depth_block(768), 384);
-        assert_eq!(depth_block(3072), 384);
-        assert_eq!(depth_block(512), 256);
-        assert_eq!(depth_block(385), 200);
-        assert_eq!(depth_block(1), 8);
-        assert_eq!(depth_block(0), 8);
+        assert_eq!(depth_block(768, Precision::F32), 768);
+        assert_eq!(depth_block(3072, Precision::F32), 768);
+        assert_eq!(depth_block(1024, Precision::F32), 512);
+        assert_eq!(depth_block(769, Precision::F32), 392);
+        assert_eq!(depth_block(3072 / 4, Precision::Int8), 768);
+        assert_eq!(depth_block(5, Precision::Int8), 5);
+        assert_eq!(depth_block(1, Precision::F32), 8);
+        assert_eq!(depth_block(0, Precision::F32), 8);
     }
 
     #[test]

@@ -75,6 +75,24 @@ impl<'a> Matrix<'a> {
         self.columns
     }
 
+    /// Whether the elements of a row follow one another.
+    pub(super) fn is_row_major(&self) -> bool {
+        self.column_stride == 1
+    }
+
+    /// All elements, row by row.
+    pub(super) fn to_f32(self) -> Vec<f32> {
+        let at = |r: usize, c: usize| r * self.row_stride + c * self.column_stride;
+        let mut all = Vec::with_capacity(self.rows * self.columns);
+        for r in 0..self.rows {
+            match self.source {
+                Source::F32(x) => all.extend((0..self.columns).map(|c| x[at(r, c)])),
+                Source::Bf16(x) => all.extend((0..self.columns).map(|c| x[at(r, c)].to_f32())),
+            }
+        }
+        all
+    }
+
     pub(super) fn source(&self) -> Source<'a> {
         self.source
     }

@@ -8,10 +8,12 @@ pub(super) const TILE_WORDS: usize = 8 * 48;
 
 /// What the words of packed operands hold and how two of them multiply.
 ///
-/// A packed word is 32 bits of consecutive depth of one row or column: one f32, or two bf16.
+/// A packed word is 32 bits of consecutive depth of one row or column: one f32, two bf16, or four bytes.
 pub(super) trait Element: Copy + Send + Sync + 'static {
     /// Elements along the depth in one word.
     const PER_WORD: usize;
+    /// Whether the sums are whole numbers in the bits of the lanes, and rows of A are quantised as they are packed.
+    const QUANTIZED: bool = false;
     /// `acc + a · b`, summed over the elements of a word.
     fn step<S: Simd>(s: S, a: S::U, b: S::U, acc: S::F) -> S::F;
 }
@@ -37,6 +39,19 @@ impl Element for Bf16 {
     #[inline(always)]
     fn step<S: Simd>(s: S, a: S::U, b: S::U, acc: S::F) -> S::F {
         s.dot_bf16(a, b, acc)
+    }
+}
+
+/// Four bytes per word, unsigned in A and signed in B, summed as whole numbers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Int8;
+
+impl Element for Int8 {
+    const PER_WORD: usize = super::quantize::PER_WORD;
+    const QUANTIZED: bool = true;
+    #[inline(always)]
+    fn step<S: Simd>(s: S, a: S::U, b: S::U, acc: S::F) -> S::F {
+        s.from_bits(s.dot_bytes(a, b, s.to_bits(acc)))
     }
 }
 

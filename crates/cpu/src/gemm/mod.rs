@@ -15,6 +15,7 @@ mod blocking;
 mod matrix;
 mod microkernel;
 mod pack;
+mod quantize;
 mod scratch;
 mod task;
 #[cfg(test)]
@@ -26,12 +27,13 @@ use crate::threads::Threads;
 use blocking::Grid;
 use matrix::Source;
 pub use matrix::{Matrix, MatrixMut};
-use microkernel::{Bf16, Element, F32};
+use microkernel::{Bf16, Element, F32, Int8};
+pub use quantize::Quantized;
 use scratch::{Buffer, Pool};
 use std::marker::PhantomData;
 use task::{Block, Columns, Output};
 
-/// What the products are computed in. Sums are f32 in both.
+/// What the products are computed in. Sums of f32 and bf16 are f32, those of int8 are whole numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// Operands as f32.
@@ -39,13 +41,17 @@ pub enum Precision {
     F32,
     /// Operands rounded to bf16, by the processor's dot products where it has them.
     Bf16,
+    /// Weights in 8 bits with a scale a column, activations in 8 bits with a range a row ([`Quantized`]). For frozen
+    /// weights: B is packed before, A is row-major.
+    Int8,
 }
 
 impl Precision {
-    fn per_word(self) -> usize {
+    pub(crate) fn per_word(self) -> usize {
         match self {
             Precision::F32 => F32::PER_WORD,
             Precision::Bf16 => Bf16::PER_WORD,
+            Precision::Int8 => Int8::PER_WORD,
         }
     }
 }
@@ -89,6 +95,15 @@ pub struct PackedB {
     n: usize,
     precision: Precision,
     level: Level,
+    /// Of int8 alone: the scale of each column and the sum of its values, padded with zeros.
+    columns: ColumnScales,
+}
+
+/// t and Σ p of the columns of quantised weights, as far as whole vectors reach. // `[padded N]`
+#[derive(Debug, Default)]
+struct ColumnScales {
+    scales: Vec<f32>,
+    sums: Vec<i32>,
 }
 
 impl PackedB {
@@ -104,7 +119,7 @@ impl PackedB {
 
     /// The size in bytes.
     pub fn bytes(&self) -> usize {
-        self.data.len() * 4
+        self.data.len() * 4 + self.columns.scales.len() * 8
     }
 }
 
@@ -149,12 +164,44 @@ impl Gemm {
     /// Pack `b` once for many products in `precision`.
     pub fn pack(&self, b: Matrix<'_>, precision: Precision) -> PackedB {
         let (k, n) = (b.rows(), b.columns());
+        if precision == Precision::Int8 {
+            let quantized = Quantized::new(&b.transposed().to_f32(), k);
+            return self.pack_quantized(&quantized.values, &quantized.scales, k);
+        }
         let columns = Columns::new(self.level, n);
         let words = blocking::words(k, precision);
         let mut data = Buffer::default();
         data.reserve(words * columns.padded(n));
         self.pack_chunk(b, precision, columns, (0, n), (0, words), &mut data);
-        PackedB { data, k, n, precision, level: self.level }
+        PackedB { data, k, n, precision, level: self.level, columns: ColumnScales::default() }
+    }
+
+    /// Pack quantised weights (see [`Quantized`]) of depth `k` for products in [`Precision::Int8`].
+    ///
+    /// # Panics
+    /// If the depth is so large that sums could overflow, or values and scales disagree.
+    pub fn pack_quantized(&self, values: &[i8], scales: &[f32], k: usize) -> PackedB {
+        let n = scales.len();
+        assert!(values.len() == n * k, "gemm: {} values are not [{n}, {k}]", values.len());
+        assert!(k <= quantize::MOST_DEPTH, "gemm: sums of {k} products of bytes can overflow");
+        let columns = Columns::new(self.level, n);
+        let (words, padded) = (blocking::words(k, Precision::Int8), columns.padded(n));
+        let mut data = Buffer::default();
+        data.reserve(words * padded);
+        let shared = crate::threads::SharedMut::new(data.words_mut());
+        self.threads.for_each(columns.panels(n), |panel| {
+            let (c0, c1) = (panel * columns.width, n.min((panel + 1) * columns.width));
+            let padded = columns.padded(c1 - c0);
+            // SAFETY: each panel has its own words.
+            let dst = unsafe { shared.slice(c0 * words..(c0 + padded) * words) };
+            let values = &values[c0 * k..c1 * k];
+            dispatch(self.level, quantize::PackWeights { values, depth: k, width: columns.width, padded, dst });
+        });
+        let mut scales = scales.to_vec();
+        scales.resize(padded, 0.0);
+        let mut sums: Vec<i32> = (0..n).map(|c| values[c * k..(c + 1) * k].iter().map(|&p| i32::from(p)).sum()).collect();
+        sums.resize(padded, 0);
+        PackedB { data, k, n, precision: Precision::Int8, level: self.level, columns: ColumnScales { scales, sums } }
     }
 
     /// C = activation(\[C +\] A · B + bias).  A \[M, K\], B \[K, N\], C \[M, N\].
@@ -184,17 +231,21 @@ impl Gemm {
         if m == 0 || n == 0 {
             return;
         }
-        let output = Output::new(c, epilogue);
-        match precision {
-            Precision::F32 => self.blocked::<F32>(a, b, &output, precision),
-            Precision::Bf16 => self.blocked::<Bf16>(a, b, &output, precision),
+        match (precision, b) {
+            (Precision::F32, _) => self.blocked::<F32>(a, b, &Output::new(c, epilogue, None), precision),
+            (Precision::Bf16, _) => self.blocked::<Bf16>(a, b, &Output::new(c, epilogue, None), precision),
+            (Precision::Int8, Rhs::Plain(plain)) => self.multiply(a, &self.pack(plain, precision), c, precision, epilogue),
+            (Precision::Int8, Rhs::Packed(p)) => {
+                assert!(a.is_row_major(), "gemm: A of a product of bytes is row-major");
+                self.blocked::<Int8>(a, b, &Output::new(c, epilogue, Some(&p.columns)), precision);
+            }
         }
     }
 
     fn blocked<E: Element>(&self, a: Matrix<'_>, b: Rhs<'_>, output: &Output<'_>, precision: Precision) {
         let (m, k, n) = (a.rows(), a.columns(), output.columns());
         let words = blocking::words(k, precision);
-        let block = blocking::depth_block(words);
+        let block = blocking::depth_block(words, precision);
         let columns = Columns::new(self.level, n);
         let compute = |packed: &[u32], (n0, n1): (usize, usize), (w0, w1): (usize, usize), padded: usize| {
             let serial = m * (n1 - n0) * (w1 - w0).max(1) < blocking::SERIAL;
@@ -270,7 +321,7 @@ impl Gemm {
         if n0 == n1 || w0 == w1 {
             return;
         }
-        let block = blocking::depth_block(blocking::words(b.rows(), precision));
+        let block = blocking::depth_block(blocking::words(b.rows(), precision), precision);
         let padded = columns.padded(n1 - n0);
         let panels = columns.panels(n1 - n0);
         let blocks = (w1 - w0).div_ceil(block);
@@ -290,6 +341,7 @@ impl Gemm {
             match precision {
                 Precision::F32 => dispatch(self.level, PackColumns::<F32>(piece, PhantomData)),
                 Precision::Bf16 => dispatch(self.level, PackColumns::<Bf16>(piece, PhantomData)),
+                Precision::Int8 => unreachable!("quantised weights are packed by `pack_quantized`"),
             }
         };
         if serial {

@@ -46,11 +46,14 @@ pub(super) struct Pool {
     packed: Mutex<Vec<Buffer>>,
 }
 
-/// What a task needs: a packed block of A, and sums that C cannot hold.
+/// What a task needs: a packed block of A, and sums that C cannot hold. Of bytes: a panel of rows before it is turned,
+/// and the scales of the rows.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     pub(super) rows: Buffer,
     pub(super) sums: Buffer,
+    pub(super) stage: Buffer,
+    pub(super) scales: Buffer,
 }
 
 impl Pool {

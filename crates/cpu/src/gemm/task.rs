@@ -3,8 +3,9 @@
 use super::matrix::{Dtype, Matrix, MatrixMut, Source, Target};
 use super::microkernel::{self, Element, Soon, TILE_WORDS};
 use super::pack;
+use super::quantize::{self, RowScale};
 use super::scratch::Scratch;
-use super::{Activation, Epilogue};
+use super::{Activation, ColumnScales, Epilogue};
 use crate::level::Level;
 use crate::simd::{Kernel, Lane, Simd, dispatch, math};
 use half::bf16;
@@ -62,6 +63,8 @@ pub(super) struct Output<'a> {
     accumulate: bool,
     bias: Option<&'a [f32]>,
     activation: Activation,
+    /// Of quantised weights.
+    scales: Option<&'a ColumnScales>,
     owner: PhantomData<&'a mut ()>,
 }
 
@@ -98,10 +101,10 @@ impl Raw {
 }
 
 impl<'a> Output<'a> {
-    pub(super) fn new(c: MatrixMut<'a>, epilogue: Epilogue<'a>) -> Self {
+    pub(super) fn new(c: MatrixMut<'a>, epilogue: Epilogue<'a>, scales: Option<&'a ColumnScales>) -> Self {
         let columns = c.shape().1;
         let Epilogue { accumulate, bias, activation, pre_activation } = epilogue;
-        Self { c: Raw::new(c), pre: pre_activation.map(Raw::new), columns, accumulate, bias, activation, owner: PhantomData }
+        Self { c: Raw::new(c), pre: pre_activation.map(Raw::new), columns, accumulate, bias, activation, scales, owner: PhantomData }
     }
 
     pub(super) fn columns(&self) -> usize {
@@ -114,7 +117,7 @@ impl<'a> Output<'a> {
     }
 }
 
-/// A task. Words count the depth: one f32 or two bf16 each.
+/// A task. Words count the depth: one f32, two bf16 or four bytes each.
 pub(super) struct Block<'a, E> {
     pub(super) a: Matrix<'a>,
     pub(super) output: &'a Output<'a>,
@@ -162,6 +165,14 @@ impl<E: Element> Kernel for Block<'_, E> {
         }
         let sums: *mut f32 = self.scratch.sums.words_mut().as_mut_ptr().cast();
         let packed_a = self.scratch.rows.words_mut().as_mut_ptr();
+        let row_scales: *mut RowScale = if E::QUANTIZED {
+            self.scratch.stage.reserve(S::TILE_ROWS * quantize::staged(self.a.columns()));
+            self.scratch.scales.reserve(2 * padded_rows);
+            self.scratch.scales.words_mut().as_mut_ptr().cast()
+        } else {
+            std::ptr::null_mut()
+        };
+        let stage = self.scratch.stage.words_mut().as_mut_ptr();
         let mut buffer = TileBuffer([0.0; TILE_WORDS]);
 
         let mut w0 = self.words.start;
@@ -170,7 +181,13 @@ impl<E: Element> Kernel for Block<'_, E> {
             let words = w1 - w0;
             let (first, last) = (w0 == 0, w1 == self.all_words);
             // SAFETY: A has these rows and depths; room for them was made above.
-            unsafe { self.pack_rows(s, (w0, w1), last_rows, packed_a) };
+            unsafe {
+                if E::QUANTIZED {
+                    self.quantize_rows(s, last_rows, stage, packed_a, row_scales);
+                } else {
+                    self.pack_rows(s, (w0, w1), last_rows, packed_a);
+                }
+            }
             // Block by block, all panels; inside a block panels follow one another.
             let block_start = (w0 - self.words.start) * self.packed_columns;
             let mut c0 = self.columns.start;
@@ -197,16 +214,17 @@ impl<E: Element> Kernel for Block<'_, E> {
                             tile: buffer.0.as_ptr(),
                             sums: in_scratch.then(|| sums.add(r * sums_stride + (c0 - self.columns.start))),
                             sums_stride,
+                            scales: row_scales.wrapping_add(r),
                             first,
                             last,
                         };
                         match (self.output.c.dtype, vectors) {
-                            (Dtype::F32, 1) => tile.run::<S, f32, 1>(s),
-                            (Dtype::F32, 2) => tile.run::<S, f32, 2>(s),
-                            (Dtype::F32, _) => tile.run::<S, f32, 3>(s),
-                            (Dtype::Bf16, 1) => tile.run::<S, bf16, 1>(s),
-                            (Dtype::Bf16, 2) => tile.run::<S, bf16, 2>(s),
-                            (Dtype::Bf16, _) => tile.run::<S, bf16, 3>(s),
+                            (Dtype::F32, 1) => tile.run::<S, E, f32, 1>(s),
+                            (Dtype::F32, 2) => tile.run::<S, E, f32, 2>(s),
+                            (Dtype::F32, _) => tile.run::<S, E, f32, 3>(s),
+                            (Dtype::Bf16, 1) => tile.run::<S, E, bf16, 1>(s),
+                            (Dtype::Bf16, 2) => tile.run::<S, E, bf16, 2>(s),
+                            (Dtype::Bf16, _) => tile.run::<S, E, bf16, 3>(s),
                         }
                     }
                     r += rows;
@@ -244,6 +262,30 @@ impl<E: Element> Block<'_, E> {
     }
 }
 
+impl<E: Element> Block<'_, E> {
+    /// Quantise the task's rows of A over the whole depth.
+    ///
+    /// # Safety
+    /// `stage` has room for a panel of rows, `to` for the padded rows, `scales` for one of each.
+    #[inline(always)]
+    unsafe fn quantize_rows<S: Simd>(&self, s: S, last_rows: usize, stage: *mut u32, to: *mut u32, scales: *mut RowScale) {
+        let (m, depth, shape) = (self.rows.len(), self.a.columns(), (S::TILE_ROWS, last_rows));
+        // SAFETY: A has the rows and is row-major; the caller vouches for the room.
+        unsafe {
+            match self.a.source() {
+                Source::F32(_) => {
+                    let a = self.a.strided::<f32>().from(self.rows.start, 0);
+                    quantize::rows::<S, f32>(s, (a.start, a.across), m, depth, shape, stage, to, scales);
+                }
+                Source::Bf16(_) => {
+                    let a = self.a.strided::<bf16>().from(self.rows.start, 0);
+                    quantize::rows::<S, bf16>(s, (a.start, a.across), m, depth, shape, stage, to, scales);
+                }
+            }
+        }
+    }
+}
+
 /// A computed tile on its way into C.
 struct Finish<'a> {
     output: &'a Output<'a>,
@@ -255,6 +297,8 @@ struct Finish<'a> {
     /// Where earlier sums wait if not in C.
     sums: Option<*mut f32>,
     sums_stride: usize,
+    /// Of quantised rows: of the tile's first.
+    scales: *const RowScale,
     first: bool,
     last: bool,
 }
@@ -263,7 +307,7 @@ impl Finish<'_> {
     /// # Safety
     /// The pointers cover the tile's rows and columns, `V` vectors hold its columns, `T` is the dtype of C.
     #[inline(always)]
-    unsafe fn run<S: Simd, T: Lane, const V: usize>(self, s: S) {
+    unsafe fn run<S: Simd, E: Element, T: Lane, const V: usize>(self, s: S) {
         let Output { c, pre, accumulate, bias, activation, .. } = self.output;
         let whole = self.n == V * S::LANES;
         // Decisions are made once a row; the vectors of a row are then handled without branches.
@@ -274,6 +318,9 @@ impl Finish<'_> {
                 let target = c.start.cast::<T>().add((self.row + r) * c.stride + self.column);
                 let sums = self.sums.map(|sums| sums.add(r * self.sums_stride));
                 let mut row = row_load::<S, f32, V>(s, self.tile.add(r * V * S::LANES), 0, true);
+                if E::QUANTIZED {
+                    row = self.scaled::<S, V>(s, r, row);
+                }
                 match sums {
                     Some(sums) if !self.first => row = row_add(s, row_load::<S, f32, V>(s, sums, 0, true), row),
                     _ if !self.first || *accumulate => row = row_add(s, row_load::<S, T, V>(s, target, self.n, whole), row),
@@ -296,6 +343,30 @@ impl Finish<'_> {
                 row_store(s, target, activate(s, *activation, row), self.n, whole);
             }
         }
+    }
+}
+
+impl Finish<'_> {
+    /// s t (Σ q p − z Σ p) from the whole numbers Σ q p in the bits of row `r`.
+    ///
+    /// # Safety
+    /// The output has scales of whole vectors of columns, and row `r` has its own.
+    #[inline(always)]
+    unsafe fn scaled<S: Simd, const V: usize>(&self, s: S, r: usize, mut row: [S::F; V]) -> [S::F; V] {
+        let Some(columns) = self.output.scales else { unreachable!("products of bytes have scales") };
+        // SAFETY: columns are padded to whole vectors.
+        unsafe {
+            let RowScale { scale, zero } = *self.scales.add(r);
+            let (scale, zero) = (s.splat(scale), s.splat_u32(zero as u32));
+            for j in 0..V {
+                let at = self.column + j * S::LANES;
+                let sums = s.load_u32_ptr(columns.sums.as_ptr().add(at).cast());
+                let whole = s.sub_u32(s.to_bits(row[j]), s.mul_lo_u32(zero, sums));
+                let factor = s.mul(scale, s.load_ptr(columns.scales.as_ptr().add(at)));
+                row[j] = s.mul(s.from_i32(whole), factor);
+            }
+        }
+        row
     }
 }
 

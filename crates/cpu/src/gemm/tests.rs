@@ -249,6 +249,97 @@ fn threads_and_neighbours_do_not_change_bits() {
     }
 }
 
+/// What the bytes of an int8 product stand for: each row of A with its own range, each column of B with its own scale.
+fn dequantized(a: &[f32], b: &Quantized, k: usize) -> (Vec<f64>, Vec<f64>) {
+    let mut rows = Vec::new();
+    for row in a.chunks_exact(k) {
+        let (low, high) = row.iter().fold((0.0f32, 0.0f32), |(l, h), &x| (l.min(x), h.max(x)));
+        let scale = (high - low) / 255.0;
+        let zero = (-low / scale).round_ties_even();
+        rows.extend(row.iter().map(|x| f64::from(scale) * f64::from((x / scale + zero).round_ties_even().clamp(0.0, 255.0) - zero)));
+    }
+    (rows, b.to_f32().into_iter().map(f64::from).collect())
+}
+
+#[test]
+fn int8_is_exact_in_its_bytes_and_close_to_the_product() {
+    every_level(2, |gemm| {
+        for (m, k, n) in [(1, 1, 1), (3, 5, 7), (9, 64, 48), (17, 100, 50), (33, 770, 130), (8, 3072, 20), (200, 33, 65)] {
+            let (a, w) = (values(m * k, 1, false), values(n * k, 2, false));
+            let quantized = Quantized::new(&w, k);
+            let packed = gemm.pack_quantized(&quantized.values, &quantized.scales, k);
+            let bias = values(n, 3, false);
+            let mut c = vec![f32::NAN; m * n];
+            let epilogue = || Epilogue { bias: Some(&bias), ..Epilogue::default() };
+            gemm.multiply(Matrix::f32(&a, m, k), &packed, MatrixMut::f32(&mut c, m, n), Precision::Int8, epilogue());
+            let (qa, qw) = dequantized(&a, &quantized, k);
+            for i in 0..m {
+                for j in 0..n {
+                    let dot = |x: &[f64], y: &[f64]| (0..k).map(|d| x[i * k + d] * y[j * k + d]).sum::<f64>();
+                    let (a, w): (Vec<f64>, Vec<f64>) = (a.iter().map(|&x| x.into()).collect(), w.iter().map(|&x| x.into()).collect());
+                    let (bytes, true_product) = (dot(&qa, &qw) + f64::from(bias[j]), dot(&a, &w) + f64::from(bias[j]));
+                    let got = f64::from(c[i * n + j]);
+                    let level = gemm.level.name();
+                    // A value that falls between two bytes may round either way.
+                    assert!((got - bytes).abs() <= 0.012 + 2e-6 * k as f64, "[{i}, {j}] {got} {bytes} {level} {m} {k} {n}");
+                    assert!((got - true_product).abs() <= 0.02 * (2.0 + (k as f64).sqrt()), "[{i}, {j}] {got} {true_product} {level}");
+                }
+                if m * n * k > 200_000 && i > 2 {
+                    break;
+                }
+            }
+            // From f32 weights as they are, the same bits; and activations of bf16 into bf16.
+            let mut again = vec![f32::NAN; m * n];
+            let b = Matrix::f32(&w, n, k).transposed();
+            gemm.multiply(Matrix::f32(&a, m, k), b, MatrixMut::f32(&mut again, m, n), Precision::Int8, epilogue());
+            assert_eq!(c, again);
+            let a16 = narrowed(&a);
+            let mut c16 = vec![bf16::NAN; m * n];
+            gemm.multiply(Matrix::bf16(&a16, m, k), &packed, MatrixMut::bf16(&mut c16, m, n), Precision::Int8, epilogue());
+            let far = c16.iter().zip(&c).find(|(x, y)| (x.to_f32() - **y).abs() > 0.02 * (2.0 + (k as f32).sqrt()));
+            assert!(far.is_none(), "{far:?} {m} {k} {n}");
+        }
+    });
+}
+
+#[test]
+fn int8_rows_have_the_same_bits_alone_and_together() {
+    let case =
+        Case { m: 203, k: 1000, n: 130, precision: Precision::Int8, packed: true, activation: Activation::Gelu, bias: true, ..PLAIN };
+    let mut of_levels = Vec::new();
+    for level in Level::available() {
+        let one = compute(&Gemm::new(level, Threads::new(1)), case).0;
+        for threads in [2, 3] {
+            assert_eq!(compute(&Gemm::new(level, Threads::new(threads)), case).0, one, "{threads} threads");
+        }
+        for m in [1, 2, 5, 9, 64] {
+            let few = compute(&Gemm::new(level, Threads::new(2)), Case { m, ..case }).0;
+            assert!(few.iter().zip(&one).all(|(a, b)| a.to_bits() == b.to_bits()), "{m} rows");
+        }
+        of_levels.push(one);
+    }
+    // Sums of whole numbers are the same on every level; only the range and the activation may round differently.
+    for level in &of_levels {
+        assert!(level.iter().zip(&of_levels[0]).all(|(a, b)| (a - b).abs() < 0.05));
+    }
+}
+
+#[test]
+fn int8_shows_what_is_not_finite() {
+    every_level(1, |gemm| {
+        let mut a = values(5 * 40, 1, false);
+        (a[40 + 3], a[3 * 40 + 39]) = (f32::NAN, f32::INFINITY);
+        a[4 * 40..].fill(0.0);
+        let packed = gemm.pack(Matrix::f32(&values(40 * 20, 2, false), 40, 20), Precision::Int8);
+        let mut c = vec![1.0; 5 * 20];
+        gemm.multiply(Matrix::f32(&a, 5, 40), &packed, MatrixMut::f32(&mut c, 5, 20), Precision::Int8, Epilogue::default());
+        for (i, row) in c.chunks(20).enumerate() {
+            assert!(row.iter().all(|x| x.is_nan()) == (i == 1 || i == 3), "row {i}: {row:?}");
+        }
+        assert!(c[4 * 20..].iter().all(|&x| x == 0.0));
+    });
+}
+
 #[test]
 fn strided_views() {
     every_level(2, |gemm| {

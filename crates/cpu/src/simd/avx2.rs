@@ -169,6 +169,12 @@ impl Simd for Avx2 {
         fn from_i32(self, a: U) -> F = _mm256_cvtepi32_ps(a);
         fn to_i32(self, a: F) -> U = _mm256_cvtps_epi32(a);
         fn splat_u32(self, x: u32) -> U = _mm256_set1_epi32(x as i32);
+        fn dot_bytes(self, a: U, b: U, acc: U) -> U = {
+            // Even and odd bytes as 16-bit numbers: pairs of products fit 32 bits.
+            let (a0, a1) = (_mm256_and_si256(a, _mm256_set1_epi16(0xFF)), _mm256_srli_epi16::<8>(a));
+            let (b0, b1) = (_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)), _mm256_srai_epi16::<8>(b));
+            _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(a0, b0), _mm256_madd_epi16(a1, b1)))
+        };
         fn iota_u32(self) -> U = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         fn add_u32(self, a: U, b: U) -> U = _mm256_add_epi32(a, b);
         fn sub_u32(self, a: U, b: U) -> U = _mm256_sub_epi32(a, b);

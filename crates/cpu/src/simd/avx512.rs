@@ -123,7 +123,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn shell<K: Kernel>(kernel: K) -> K::Output {
             kernel.run(Avx512::<false>(()))
         }
-        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
         #[inline(never)]
         fn shell_bf16<K: Kernel>(kernel: K) -> K::Output {
             kernel.run(Avx512::<true>(()))
@@ -181,6 +181,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn store_partial_bf16_ptr(self, dst: *mut bf16, v: F, n: usize) = _mm256_mask_storeu_epi16(dst.cast(), first(n), self.narrow(v));
         fn load_u32_ptr(self, src: *const u32) -> U = _mm512_loadu_si512(src.cast());
         fn store_u32_ptr(self, dst: *mut u32, v: U) = _mm512_storeu_si512(dst.cast(), v);
+        fn store_bytes_ptr(self, dst: *mut u8, v: U) = _mm_storeu_si128(dst.cast(), _mm512_cvtepi32_epi8(v));
     }
 
     super::methods! {
@@ -193,6 +194,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn neg_mul_add(self, a: F, b: F, c: F) -> F = _mm512_fnmadd_ps(a, b, c);
         fn max(self, a: F, b: F) -> F = _mm512_max_ps(a, b);
         fn min(self, a: F, b: F) -> F = _mm512_min_ps(a, b);
+        fn reciprocal(self, a: F) -> F = {
+            // 14 bits, doubled by a step of Newton's method: r (2 - a r).
+            let r = _mm512_rcp14_ps(a);
+            _mm512_fmadd_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(1.0)), r)
+        };
         fn sqrt(self, a: F) -> F = _mm512_sqrt_ps(a);
         fn round(self, a: F) -> F = _mm512_roundscale_ps::<NEAREST>(a);
         fn scale(self, a: F, n: F) -> F = _mm512_scalef_ps(a, n);
@@ -226,6 +232,16 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             } else {
                 let acc = self.mul_add(self.bf16_high(a), self.bf16_high(b), acc);
                 self.mul_add(self.bf16_low(a), self.bf16_low(b), acc)
+            }
+        };
+        fn dot_bytes(self, a: U, b: U, acc: U) -> U = {
+            if BF16 {
+                _mm512_dpbusd_epi32(acc, a, b)
+            } else {
+                // Even and odd bytes as 16-bit numbers: pairs of products fit 32 bits.
+                let (a0, a1) = (_mm512_and_si512(a, _mm512_set1_epi16(0xFF)), _mm512_srli_epi16::<8>(a));
+                let (b0, b1) = (_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b)), _mm512_srai_epi16::<8>(b));
+                _mm512_add_epi32(acc, _mm512_add_epi32(_mm512_madd_epi16(a0, b0), _mm512_madd_epi16(a1, b1)))
             }
         };
         fn bf16_consecutive(self, first: F, second: F) -> U = {

@@ -177,6 +177,37 @@ pub trait Simd: Copy + Send + Sync + 'static {
         let acc = self.mul_add(self.bf16_high(a), self.bf16_high(b), acc);
         self.mul_add(self.bf16_low(a), self.bf16_low(b), acc)
     }
+    /// `acc + Σ aᵢ·bᵢ` over the four bytes of each word, those of `a` unsigned and those of `b` signed, without overflow
+    /// on the way (the sum itself wraps at 32 bits).
+    #[inline(always)]
+    fn dot_bytes(self, a: Self::U, b: Self::U, acc: Self::U) -> Self::U {
+        let byte = self.splat_u32(0xFF);
+        let sign = self.splat_u32(0x80);
+        // (b ^ 0x80) - 0x80 extends the sign of a byte.
+        let signed = |b: Self::U| self.sub_u32(self.xor_u32(self.and_u32(b, byte), sign), sign);
+        let unsigned = |a: Self::U| self.and_u32(a, byte);
+        let acc = self.add_u32(acc, self.mul_lo_u32(unsigned(a), signed(b)));
+        let (a1, b1) = (self.shr_u32::<8>(a), self.shr_u32::<8>(b));
+        let acc = self.add_u32(acc, self.mul_lo_u32(unsigned(a1), signed(b1)));
+        let (a2, b2) = (self.shr_u32::<16>(a), self.shr_u32::<16>(b));
+        let acc = self.add_u32(acc, self.mul_lo_u32(unsigned(a2), signed(b2)));
+        let (a3, b3) = (self.shr_u32::<24>(a), self.shr_u32::<24>(b));
+        self.add_u32(acc, self.mul_lo_u32(a3, signed(b3)))
+    }
+    /// Write the lowest byte of each lane.
+    /// # Safety
+    /// `dst` is valid for writing `LANES` bytes.
+    #[inline(always)]
+    unsafe fn store_bytes_ptr(self, dst: *mut u8, v: Self::U) {
+        let mut words = [0u32; 16];
+        // SAFETY: a vector has at most 16 lanes; the caller vouches for the bytes.
+        unsafe {
+            self.store_u32_ptr(words.as_mut_ptr(), v);
+            for i in 0..Self::LANES {
+                dst.add(i).write(words[i] as u8);
+            }
+        }
+    }
     /// The even elements of pairs of bf16.
     #[inline(always)]
     fn bf16_low(self, pairs: Self::U) -> Self::F {
@@ -228,6 +259,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
         self.to_bits(self.select(is_number, self.from_bits(rounded), self.from_bits(quiet)))
     }
 
+    /// `1 / a` within 2 ulp, for normal `a` with a normal reciprocal.
+    #[inline(always)]
+    fn reciprocal(self, a: Self::F) -> Self::F {
+        self.div(self.splat(1.0), a)
+    }
     /// All lanes 0.
     #[inline(always)]
     fn zero(self) -> Self::F {
@@ -395,7 +431,7 @@ macro_rules! simd_fn {
             match level.checked() {
                 #[cfg(target_arch = "x86_64")]
                 $crate::Level::Avx512Bf16 => {
-                    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+                    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
                     fn shell($($arg: $ty),*) $(-> $ret)? {
                         // SAFETY: the features are those of this function.
                         body(unsafe { $crate::simd::Avx512::<true>::assume() } $(, $arg)*)

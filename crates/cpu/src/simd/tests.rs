@@ -192,7 +192,15 @@ impl Kernel for Basics<'_> {
             let dot = low.to_f32() * low.to_f32() + high.to_f32() * high.to_f32() + 1.0;
             let got = show(s.dot_bf16(s.bf16_pairs(a, b), s.bf16_pairs(a, b), s.splat(1.0)))[i];
             assert!((got - dot).abs() <= 1e-6 * dot, "{name}: {got} {dot}");
+            let bytes: i32 = (0..4).map(|j| i32::from((u >> (8 * j)) as u8) * i32::from((v >> (8 * j)) as i8)).sum();
+            assert_eq!(show_u(s.dot_bytes(c, d, s.splat_u32(7)))[i], (bytes + 7) as u32, "{name}");
+            let extremes = show_u(s.dot_bytes(s.splat_u32(0xFFFF_FFFF), s.splat_u32(0x8080_8080), s.splat_u32(0)))[i];
+            assert_eq!(extremes as i32, 4 * 255 * -128, "{name}: no saturation");
         }
+        let mut bytes = [0u8; 16];
+        // SAFETY: room for the lanes of every level.
+        unsafe { s.store_bytes_ptr(bytes.as_mut_ptr(), s.iota_u32()) };
+        assert!(bytes[..n].iter().enumerate().all(|(i, &b)| usize::from(b) == i) && bytes[n..].iter().all(|&b| b == 0), "{name}");
         let sum: f64 = x[..n].iter().copied().map(f64::from).sum();
         assert!((f64::from(s.reduce_add(a)) - sum).abs() < 1e-4, "{name}");
         assert_eq!(s.reduce_max(a), x[..n].iter().copied().fold(f32::MIN, f32::max), "{name}");

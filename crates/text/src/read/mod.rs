@@ -7,6 +7,7 @@ mod jsonl;
 mod lines;
 #[cfg(feature = "parquet")]
 mod parquet;
+pub mod records;
 mod source;
 pub mod table;
 mod txt;

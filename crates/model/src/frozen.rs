@@ -1,0 +1,56 @@
+//! Weights for inference: each parameter in the form that the device multiplies by, and in no other.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::convert::Infallible;
+
+use cloze_tensor::{Backend, Dtype, Frozen, Operands, Param, Weights};
+
+use crate::model::Model;
+use crate::params::{Role, Spec};
+
+impl Model {
+    /// Values in memory, for products of `dtype`. // `f32 [flat_len]`
+    pub fn frozen<B: Backend>(&self, backend: &B, values: &[f32], dtype: Dtype) -> Weights<B> {
+        assert_eq!(values.len(), self.table().flat_len(), "weights of another model");
+        let operands = match dtype {
+            Dtype::F32 => Operands::F32,
+            Dtype::Bf16 => Operands::Bf16,
+        };
+        let read = |spec: &Spec| Ok::<_, Infallible>(Frozen::F32(Cow::Borrowed(&values[spec.param.range()])));
+        match self.freeze(backend, |_| operands, read) {
+            Ok(weights) => weights,
+        }
+    }
+
+    /// Read the parameters one by one and bring each to the device: matrices of products in the form of their `operands`,
+    /// everything else (tables, vectors, small heads) as it is. What is packed is not kept a second time.
+    pub fn freeze<'v, B: Backend, E>(
+        &self,
+        backend: &B,
+        operands: impl Fn(&Spec) -> Operands,
+        mut read: impl FnMut(&Spec) -> Result<Frozen<'v>, E>,
+    ) -> Result<Weights<B>, E> {
+        let mut weights = Weights::reserved(backend, self.table().flat_len());
+        let multiplied: HashSet<Param> =
+            self.body().matrices().into_iter().chain(self.masked_lm().into_iter().flat_map(|h| h.matrices())).collect();
+        for spec in self.table().specs() {
+            let matrix = read(spec)?;
+            assert_eq!(matrix.len(), spec.param.len(), "{} is [{}, {}]", spec.name, spec.param.rows, spec.param.cols);
+            let packed = multiplied.contains(&spec.param);
+            if packed {
+                backend.freeze(&mut weights, spec.param, &matrix, operands(spec));
+            }
+            // Tied to the prediction head, the embedding table is looked up and multiplied by.
+            if !packed || spec.param == self.body().word_embedding() {
+                weights.set(backend, spec.param.offset, &matrix.values());
+            }
+        }
+        Ok(weights)
+    }
+
+    /// Whether a parameter is a matrix of the body's products, which may be quantised.
+    pub fn is_quantizable(spec: &Spec) -> bool {
+        matches!(spec.role, Role::Hidden { .. })
+    }
+}

@@ -1,0 +1,193 @@
+//! What tasks know of the model they answer with, and what a caller may ask for.
+
+use std::path::{Path, PathBuf};
+
+use cloze_model::Problem;
+use cloze_model::head::pooling::Pooling;
+use cloze_text::Tokenizer;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::TaskError;
+
+/// What a model's folder says of its task, beyond its configuration: `cloze_task.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The task that it was trained for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// How the vectors of a sequence become its embedding: `cls`, `mean`, `max` or `lasttoken`.
+    #[serde(with = "pooling_name")]
+    pub pooling: Pooling,
+    /// Whether embeddings have length 1.
+    pub normalize: bool,
+    /// Prefix lengths that embeddings were trained to be cut to, the longest first (Kusupati et al. 2022); empty: whole.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dimensions: Vec<usize>,
+    /// Put before queries.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub query_prefix: String,
+    /// Put before texts that are searched.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub passage_prefix: String,
+    /// Question answering: whether it was trained on questions without an answer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_answer: bool,
+    /// The longest sequence it was trained on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            task: None,
+            pooling: Pooling::Mean,
+            normalize: true,
+            dimensions: Vec::new(),
+            query_prefix: String::new(),
+            passage_prefix: String::new(),
+            no_answer: false,
+            max_length: None,
+        }
+    }
+}
+
+/// A pooling by its name.
+mod pooling_name {
+    use cloze_model::head::pooling::Pooling;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(pooling: &Pooling, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(pooling.name())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Pooling, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Pooling::of_name(&name).ok_or_else(|| serde::de::Error::custom(format!("pooling {name:?}: cls, mean, max or lasttoken")))
+    }
+}
+
+/// The file of [`Settings`] in a model's folder.
+pub const SETTINGS_FILE: &str = "cloze_task.json";
+
+impl Settings {
+    /// The settings of a model's folder: its own file, else what a sentence-transformers layout says.
+    pub fn read(folder: &Path) -> Result<Self, TaskError> {
+        let path = folder.join(SETTINGS_FILE);
+        if path.exists() {
+            return serde_json::from_value(json(&path)?).map_err(|e| TaskError::Settings { path, problem: e.to_string() });
+        }
+        let mut settings = Self::default();
+        let modules = folder.join("modules.json");
+        if modules.exists() {
+            settings.sentence_transformers(folder, &json(&modules)?)?;
+        }
+        Ok(settings)
+    }
+
+    /// Pooling and normalising as sentence-transformers writes them.
+    fn sentence_transformers(&mut self, folder: &Path, modules: &Value) -> Result<(), TaskError> {
+        self.task = Some("sentence-embedding".into());
+        let kind = |m: &Value| m.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let modules = modules.as_array().cloned().unwrap_or_default();
+        self.normalize = modules.iter().any(|m| kind(m).ends_with("Normalize"));
+        let pooling = folder.join("1_Pooling").join("config.json");
+        if pooling.exists() {
+            let config = json(&pooling)?;
+            let on = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
+            self.pooling = match () {
+                _ if on("pooling_mode_cls_token") => Pooling::Cls,
+                _ if on("pooling_mode_max_tokens") => Pooling::Max,
+                _ if on("pooling_mode_lasttoken") => Pooling::Last,
+                _ => Pooling::Mean,
+            };
+        }
+        let limits = folder.join("sentence_bert_config.json");
+        if limits.exists() {
+            let limit = json(&limits)?.get("max_seq_length").and_then(Value::as_u64);
+            self.max_length = limit.and_then(|l| usize::try_from(l).ok());
+        }
+        Ok(())
+    }
+
+    /// Write the settings into a model's folder.
+    pub fn write(&self, folder: &Path) -> Result<(), TaskError> {
+        let path = folder.join(SETTINGS_FILE);
+        let text = serde_json::to_string_pretty(self).unwrap_or_default() + "\n";
+        std::fs::write(&path, text).map_err(|e| TaskError::Settings { path, problem: e.to_string() })
+    }
+}
+
+fn json(path: &Path) -> Result<Value, TaskError> {
+    let fault = |problem: String| TaskError::Settings { path: PathBuf::from(path), problem };
+    let bytes = std::fs::read(path).map_err(|e| fault(e.to_string()))?;
+    serde_json::from_slice(&bytes).map_err(|e| fault(e.to_string()))
+}
+
+/// What tasks need of a model to encode and decode: everything but its weights.
+#[derive(Debug)]
+pub struct Context {
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The labels of its head, in the order of their ids.
+    pub labels: Vec<String>,
+    /// How sequence labels are meant.
+    pub problem: Problem,
+    /// Tokens of the longest sequence.
+    pub max_length: usize,
+    /// What its folder says.
+    pub settings: Settings,
+}
+
+/// What a caller may ask for; a task takes what it knows. Absent values are the task's defaults.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// How many candidates, labels, answers or hits; all by default where that is few.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+    /// Multi-label: labels from this probability up (0.5). Question answering: see `no_answer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f32>,
+    /// Logits instead of probabilities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw_scores: Option<bool>,
+    /// Question answering: tokens that two windows of a long context share (128).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stride: Option<usize>,
+    /// Question answering: tokens of the longest answer (30).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_answer_tokens: Option<usize>,
+    /// Question answering: whether "no answer" may be the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_answer: Option<bool>,
+    /// Token classification: every token's label instead of entities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<bool>,
+    /// Fill-mask: all masks together, by a beam, instead of each on its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joint: Option<bool>,
+    /// Fill-mask: width of the beam (10).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beams: Option<usize>,
+    /// Fill-mask: only these words, of any number of tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Vec<String>>,
+    /// Fill-mask: whole words of up to this many tokens for each mask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub word_tokens: Option<usize>,
+    /// Embeddings: cut to this length before normalising.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<usize>,
+    /// Embeddings: length 1, or as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normalize: Option<bool>,
+    /// Zero-shot: the hypothesis, with `{}` for the label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hypothesis: Option<String>,
+    /// Zero-shot: each label on its own instead of one of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multi_label: Option<bool>,
+}

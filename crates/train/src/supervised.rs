@@ -1,0 +1,145 @@
+//! The course of every fine-tuning: shuffled examples of a task, its loss, and its figures on dev rows.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use cloze_model::{Input, Model};
+use cloze_task::loss::{LossOptions, Rows as LossRows, loss};
+use cloze_task::run::{Kind, Packed, rows};
+use cloze_task::task::{Example, Figures};
+use cloze_task::{Context, Options, Row, Sequence, Task, Want, answers};
+use cloze_tensor::random::{Key, Permutation, Stream};
+use cloze_tensor::{Backend, Dtype, Tape, Tensor, Weights};
+use cloze_text::Batch;
+
+use crate::course::{Course, Losses, Pass, Sum, Sums};
+use crate::error::TrainError;
+
+/// Shuffled examples, their loss, and figures on dev rows.
+pub struct Supervised {
+    pub(crate) task: &'static dyn Task,
+    pub(crate) context: Arc<Context>,
+    pub(crate) examples: Vec<Example>,
+    pub(crate) dev: Vec<Row>,
+    pub(crate) loss: LossOptions,
+    pub(crate) options: Options,
+    pub(crate) seed: u64,
+    pub(crate) batch_size: usize,
+    pub(crate) micro_batch_tokens: usize,
+    pub(crate) goal: String,
+    pub(crate) cursor: u64,
+    /// Units of the step at hand: each loss is the mean over the step, however it is cut up.
+    pub(crate) units: f64,
+}
+
+impl Supervised {
+    /// Figures on the dev rows.
+    pub fn figures<B: Backend>(&self, backend: &B, model: &Model, weights: &Weights<B>, dtype: Dtype) -> Result<Figures, TrainError> {
+        let pooling = self.context.settings.pooling;
+        let runner = Packed { backend, model, weights, dtype, batch_tokens: self.micro_batch_tokens, pooling };
+        let mut found = Vec::with_capacity(self.dev.len());
+        for chunk in self.dev.chunks(512) {
+            let jobs = chunk.iter().map(|r| self.task.encode(&self.context, &r.value, &self.options)).collect::<Result<_, _>>()?;
+            found.extend(answers(&runner, jobs)?);
+        }
+        Ok(self.task.figures(&self.context, &self.dev, &found)?)
+    }
+}
+
+impl Losses for Supervised {
+    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
+        let backend = tape.backend();
+        let hidden = model.hidden(tape, input, pass.recompute);
+        // the sequences of an example stand together
+        let places: Vec<Range<usize>> = batch.sequences.ranges().collect();
+        let mut groups: Vec<(&Example, Range<usize>)> = Vec::new();
+        for (s, &at) in batch.sequence_labels.iter().enumerate() {
+            let example = &self.examples[at as usize];
+            match groups.last_mut() {
+                Some((last, range)) if std::ptr::eq(*last, example) => range.end = s + 1,
+                _ => groups.push((example, s..s + 1)),
+            }
+        }
+        let wants: Vec<(&Want, Range<usize>)> =
+            groups.iter().flat_map(|(e, r)| e.sequences.iter().map(|s| &s.want).zip(places[r.clone()].iter().cloned())).collect();
+        let mut sums = Sums::new();
+        let Some(kind) = wants.first().map(|(want, _)| Kind::of(want)) else { return sums };
+        let Some(rows) = rows(tape, model, self.context.settings.pooling, &hidden, input, kind, &wants) else { return sums };
+        let mut at = 0;
+        let mut next = wants.iter();
+        let mut examples: Vec<LossRows> = Vec::new();
+        for (example, range) in &groups {
+            let ranges = next.by_ref().take(range.len()).map(|(want, place)| {
+                let start = at;
+                at += kind.rows(want, place);
+                start..at
+            });
+            examples.push((&example.target, ranges.collect()));
+        }
+        let values = rows.to_host(backend);
+        let mut found = loss(&self.loss, &examples, &values, rows.cols());
+        if tape.is_recording() {
+            let scale = (1.0 / self.units.max(f64::MIN_POSITIVE)) as f32;
+            found.gradient.iter_mut().for_each(|g| *g *= scale);
+            let gradient = Tensor::from_host(backend, rows.dtype(), rows.rows(), rows.cols(), &found.gradient);
+            tape.seed(&rows, gradient);
+        }
+        sums.insert(self.task.name(), Sum { loss: found.loss, hits: found.hits, rows: found.units });
+        sums
+    }
+}
+
+impl Course for Supervised {
+    fn next(&mut self, _: f64) -> Result<Vec<Batch>, TrainError> {
+        let count = self.examples.len() as u64;
+        let (epoch, begin) = (self.cursor / count, self.cursor % count);
+        let end = (begin + self.batch_size as u64).min(count); // a step stays inside its epoch
+        let order = Permutation::new(Key::new(self.seed, Stream::Shuffle, epoch, 0), count);
+        self.cursor += end - begin;
+        self.units = 0.0;
+        let mut batches: Vec<Batch> = Vec::new();
+        for i in begin..end {
+            let at = order.at(i);
+            let example = &self.examples[at as usize];
+            self.units += self.loss.units(&example.target);
+            let tokens: usize = example.sequences.iter().map(Sequence::len).sum();
+            let fits = batches.last().is_some_and(|b| b.tokens() + tokens <= self.micro_batch_tokens);
+            if !fits {
+                batches.push(Batch::default());
+            }
+            let last = batches.len() - 1;
+            for sequence in &example.sequences {
+                batches[last].push(&sequence.ids, &sequence.segments);
+                batches[last].sequence_labels.push(at as u32);
+            }
+        }
+        Ok(batches)
+    }
+
+    fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    fn seek(&mut self, cursor: u64) {
+        self.cursor = cursor;
+    }
+
+    fn epochs(&self) -> f64 {
+        self.cursor as f64 / self.examples.len() as f64
+    }
+
+    fn evaluate<B: Backend>(
+        &self,
+        backend: &B,
+        model: &Model,
+        weights: &Weights<B>,
+        dtype: Dtype,
+    ) -> Result<BTreeMap<String, f64>, TrainError> {
+        Ok(self.figures(backend, model, weights, dtype)?.values)
+    }
+
+    fn goal(&self) -> (&str, bool) {
+        (&self.goal, true)
+    }
+}
