@@ -84,7 +84,10 @@ pub fn convert(options: &ConvertOptions) -> Result<Converted, Error> {
     let copies = container.copies();
     if !copies.is_empty() {
         container.rename(|name| (!copies.iter().any(|copy| copy == name)).then(|| name.to_owned()));
-        notes.push(format!("{} share their values with others and were left out: whoever loads the folder ties them again", copies.join(", ")));
+        notes.push(format!(
+            "{} share their values with others and were left out: whoever loads the folder ties them again",
+            copies.join(", ")
+        ));
     }
     container.write(&weights, options.dtype)?;
     let mut files = vec!["model.safetensors".to_owned()];
@@ -121,7 +124,9 @@ fn configuration(folder: &Path, container: &Container, options: &ConvertOptions,
     };
     let value = read_json(&path)?;
     let Value::Object(mut config) = value else {
-        return Err(ModelError::Key { path, key: "(top)", expected: "an object", found: value.to_string().chars().take(60).collect() }.into());
+        return Err(
+            ModelError::Key { path, key: "(top)", expected: "an object", found: value.to_string().chars().take(60).collect() }.into()
+        );
     };
     if is_google || container.origin() == Origin::TensorFlow {
         let mut head = Map::new();
@@ -170,7 +175,8 @@ fn architecture(container: &Container) -> &'static str {
 
 /// Names for the labels of a fine-tuned classifier: its code kept them to itself.
 fn label_names(container: &Container, config: &mut Map<String, Value>) {
-    let Some((&[labels, _], _)) = container.describe("classifier.weight").map(|(shape, dtype)| (shape.first_chunk::<2>().unwrap_or(&[0, 0]), dtype))
+    let Some((&[labels, _], _)) =
+        container.describe("classifier.weight").map(|(shape, dtype)| (shape.first_chunk::<2>().unwrap_or(&[0, 0]), dtype))
     else {
         return;
     };

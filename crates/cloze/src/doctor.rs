@@ -80,7 +80,7 @@ pub fn examine(folder: &Path) -> Vec<Finding> {
             tokenizer(folder, b.vocab_size, b.position.longest(), &mut found);
         }
     }
-    if let Ok(container) = Container::open(folder) {
+    if let Ok(container) = Container::of_safetensors(folder) {
         weights(folder, &container, &mut found);
     }
     match SentenceModel::read(folder) {
@@ -90,7 +90,10 @@ pub fn examine(folder: &Path) -> Vec<Finding> {
             let dense = m.dense.iter().map(|d| format!(", dense {} → {}", d.in_features, d.out_features)).collect::<String>();
             let normalize = if m.normalize { ", normalised" } else { "" };
             let length = m.max_seq_length.map_or_else(|| "the model's own limit".into(), |n| format!("{n} tokens"));
-            found.add(Weight::Note, format!("sentence embeddings: {} pooling{dense}{normalize}; texts are cut to {length}", m.pooling.name()));
+            found.add(
+                Weight::Note,
+                format!("sentence embeddings: {} pooling{dense}{normalize}; texts are cut to {length}", m.pooling.name()),
+            );
         }
         Err(error) => found.add(Weight::Fault, format!("sentence-transformers' description: {error}")),
     }
@@ -118,7 +121,10 @@ fn tokenizer(folder: &Path, rows: usize, longest: usize, found: &mut Findings) {
         found.add(if rows - ids > 1024 { Weight::Warning } else { Weight::Note }, text);
     }
     if let Some(max) = tokenizer.config().model_max_length.filter(|max| *max > longest) {
-        found.add(Weight::Warning, format!("the tokenizer's model_max_length is {max}, the model takes {longest} tokens; longer texts are cut"));
+        found.add(
+            Weight::Warning,
+            format!("the tokenizer's model_max_length is {max}, the model takes {longest} tokens; longer texts are cut"),
+        );
     }
     let special = tokenizer.special();
     if let Ok(config) = Config::read(&folder.join("config.json")) {
@@ -165,7 +171,8 @@ fn weights(folder: &Path, container: &Container, found: &mut Findings) {
     }
     let Ok(config) = Config::read(&folder.join("config.json")) else { return };
     let tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(true);
-    let projection = container.names().find(|n| n.ends_with("decoder.weight") || n.ends_with("lm_head.weight") || n.ends_with("vocab_projector.weight"));
+    let projection =
+        container.names().find(|n| n.ends_with("decoder.weight") || n.ends_with("lm_head.weight") || n.ends_with("vocab_projector.weight"));
     let table = container.names().find(|n| n.ends_with("word_embeddings.weight") || n.ends_with("tok_embeddings.weight"));
     match (projection, table) {
         (Some(projection), Some(table)) => {
@@ -252,7 +259,7 @@ pub const BOUND: f32 = 1e-4;
 /// # Errors
 /// When the weights of one cannot be read.
 pub fn compare(device: &Device, first: &Path, second: &Path, texts: &[String]) -> Result<Comparison, Error> {
-    let (a, b) = (Container::open(first)?, Container::open(second)?);
+    let (a, b) = (Container::of_safetensors(first)?, Container::of_safetensors(second)?);
     let mut c = Comparison {
         config: configs(first, second)?,
         only_first: a.names().filter(|n| b.describe(n).is_none()).map(str::to_owned).collect(),
@@ -295,8 +302,7 @@ fn on_text(a: &Pipeline, b: &Pipeline, text: &str) -> Result<OnText, Error> {
     let same_tokens = b.tokenizer().encode_truncated(text, encoding.len().max(3))?.ids == encoding.ids;
     let y = b.states_of(&encoding);
     let name = |i: usize| if i == 0 { "embeddings".into() } else { format!("layer {}", i - 1) };
-    let mut layers: Vec<Difference> =
-        x.hidden.iter().zip(&y.hidden).enumerate().map(|(i, (x, y))| Difference::of(name(i), x, y)).collect();
+    let mut layers: Vec<Difference> = x.hidden.iter().zip(&y.hidden).enumerate().map(|(i, (x, y))| Difference::of(name(i), x, y)).collect();
     for (name, x, y) in [("logits of the vocabulary", &x.logits, &y.logits), ("logits of the labels", &x.class_logits, &y.class_logits)] {
         if let (Some(x), Some(y)) = (x, y)
             && x.len() == y.len()

@@ -74,7 +74,13 @@ impl Server {
     }
 }
 
-fn answer(mut stream: TcpStream, files: &HashMap<String, Vec<u8>>, fault: Fault, broke: &mut bool, log: &Mutex<Vec<(String, String, Option<String>)>>) {
+fn answer(
+    mut stream: TcpStream,
+    files: &HashMap<String, Vec<u8>>,
+    fault: Fault,
+    broke: &mut bool,
+    log: &Mutex<Vec<(String, String, Option<String>)>>,
+) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut line = String::new();
     if reader.read_line(&mut line).unwrap_or(0) == 0 {
@@ -128,7 +134,10 @@ fn answer(mut stream: TcpStream, files: &HashMap<String, Vec<u8>>, fault: Fault,
         let _ = write!(stream, "HTTP/1.1 {status}\r\n{more}content-length: {len}\r\nconnection: close\r\n\r\n");
         return;
     }
-    let from = range.as_ref().filter(|_| fault != Fault::NoRanges).and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    let from = range
+        .as_ref()
+        .filter(|_| fault != Fault::NoRanges)
+        .and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
     let body = &bytes[from.unwrap_or(0)..];
     let status = if from.is_some() { "206 Partial Content" } else { "200 OK" };
     let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());

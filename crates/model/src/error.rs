@@ -112,7 +112,9 @@ pub enum ModelError {
         target: String,
     },
     /// The weights are a PyTorch pickle.
-    #[error("{folder} holds its weights as pytorch_model.bin, a program in Python's pickle format; `cloze convert --from {folder} --out NEW` reads it without running anything and writes safetensors")]
+    #[error(
+        "{folder} holds its weights as pytorch_model.bin, a program in Python's pickle format; `cloze convert --from {folder} --out NEW` reads it without running anything and writes safetensors"
+    )]
     Unconverted {
         /// The folder.
         folder: PathBuf,

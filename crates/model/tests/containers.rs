@@ -108,10 +108,10 @@ fn a_sentence_folder_in_its_new_form() {
     assert_eq!(found.encoder, fixture("sentence"));
     let m = &found.model;
     assert_eq!((m.pooling, m.normalize, m.max_seq_length), (SentencePooling::Mean, true, Some(12)));
-    assert_eq!(m.dense.iter().map(|d| (d.in_features, d.out_features, d.activation, d.bias.is_some())).collect::<Vec<_>>(), [
-        (8, 6, Some(Activation::Tanh), true),
-        (6, 4, None, false)
-    ]);
+    assert_eq!(
+        m.dense.iter().map(|d| (d.in_features, d.out_features, d.activation, d.bias.is_some())).collect::<Vec<_>>(),
+        [(8, 6, Some(Activation::Tanh), true), (6, 4, None, false)]
+    );
     assert_eq!(m.width(8), 4);
     assert_eq!(m.prompts.get("query").map(String::as_str), Some("the cat "));
 }

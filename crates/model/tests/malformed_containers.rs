@@ -368,7 +368,10 @@ fn tensorflow_checkpoints() {
         ("data file 3", one(&[8, 1, 0x12, 4, 0x12, 2, 8, 8, 0x18, 3, 0x28, 32])),
         ("beyond the end", one(&[8, 1, 0x12, 4, 0x12, 2, 8, 8, 0x20, 0xff, 0xff, 0xff, 0x7f, 0x28, 32])),
         ("partitioned", one(&[8, 1, 0x12, 4, 0x12, 2, 8, 8, 0x28, 32, 0x3a, 1, 0])),
-        ("a kernel of shape", open(&table(&[(b"", HEADER), (b"bert/pooler/dense/kernel", &with_crc(&entry(1, &[8], 0, 32), &data[..32]))]))),
+        (
+            "a kernel of shape",
+            open(&table(&[(b"", HEADER), (b"bert/pooler/dense/kernel", &with_crc(&entry(1, &[8], 0, 32), &data[..32]))])),
+        ),
         ("checksum", flipped),
         ("beyond the end", short),
     ];
@@ -417,11 +420,14 @@ fn modules_of_sentence_transformers() {
     };
     assert_eq!(read(&|_| ()), "it was read");
     let modules = |text: &str| with("modules.json", text.into());
-    let module = |kind: &str, path: &str| json!({"idx": 0, "name": "0", "path": path, "type": format!("sentence_transformers.models.{kind}")});
-    let list = |parts: &[(&str, &str)]| modules(&json!(parts.iter().map(|(kind, path)| module(kind, path)).collect::<Vec<_>>()).to_string());
+    let module =
+        |kind: &str, path: &str| json!({"idx": 0, "name": "0", "path": path, "type": format!("sentence_transformers.models.{kind}")});
+    let list =
+        |parts: &[(&str, &str)]| modules(&json!(parts.iter().map(|(kind, path)| module(kind, path)).collect::<Vec<_>>()).to_string());
     let pooling = |value: Value| with("1_Pooling/config.json", value.to_string());
     let dense = |key: &str, value: Value| {
-        let mut config = json!({"in_features": 8, "out_features": 6, "bias": true, "activation_function": "torch.nn.modules.activation.Tanh"});
+        let mut config =
+            json!({"in_features": 8, "out_features": 6, "bias": true, "activation_function": "torch.nn.modules.activation.Tanh"});
         config[key] = value;
         with("2_Dense/config.json", config.to_string())
     };

@@ -42,7 +42,8 @@ fn piece(text: &str, score: f32, kind: u8) -> Vec<u8> {
 
 /// A small sound model, then what `more` adds.
 fn model(more: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = [piece("<unk>", 0.0, 2), piece("<s>", 0.0, 3), piece("</s>", 0.0, 3), piece("▁a", -1.0, 1), piece("b", -2.0, 1)].concat();
+    let mut bytes =
+        [piece("<unk>", 0.0, 2), piece("<s>", 0.0, 3), piece("</s>", 0.0, 3), piece("▁a", -1.0, 1), piece("b", -2.0, 1)].concat();
     bytes.extend(more.concat());
     bytes
 }

@@ -75,8 +75,12 @@ pub(super) fn fetch(hub: &Hub, name: &Name, progress: &mut dyn FnMut(Progress)) 
 /// Those of a repository's files that a model is loaded from: safetensors where there are any, else PyTorch's, for `cloze convert`.
 fn wanted(files: &[String]) -> Vec<&String> {
     let top = |f: &str| !f.contains('/');
-    let safetensors = |f: &str| f == "model.safetensors" || f == "model.safetensors.index.json" || (f.starts_with("model-") && f.ends_with(".safetensors"));
-    let torch = |f: &str| f == "pytorch_model.bin" || f == "pytorch_model.bin.index.json" || (f.starts_with("pytorch_model-") && f.ends_with(".bin"));
+    let safetensors = |f: &str| {
+        f == "model.safetensors" || f == "model.safetensors.index.json" || (f.starts_with("model-") && f.ends_with(".safetensors"))
+    };
+    let torch = |f: &str| {
+        f == "pytorch_model.bin" || f == "pytorch_model.bin.index.json" || (f.starts_with("pytorch_model-") && f.ends_with(".bin"))
+    };
     let has = |kind: &dyn Fn(&str) -> bool| files.iter().any(|f| top(f) && kind(f));
     let weights: &dyn Fn(&str) -> bool = if has(&safetensors) { &safetensors } else { &torch };
     // `1_Pooling/config.json`, `2_Dense/model.safetensors`: modules of sentence-transformers.
@@ -147,9 +151,17 @@ impl Session<'_> {
         Ok((commit, files))
     }
 
-    fn file(&self, repository: &Path, snapshot: &Path, commit: &str, file: &str, progress: &mut dyn FnMut(Progress)) -> Result<(), HubError> {
+    fn file(
+        &self,
+        repository: &Path,
+        snapshot: &Path,
+        commit: &str,
+        file: &str,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), HubError> {
         let url = format!("{}/{}/resolve/{commit}/{file}", self.hub.endpoint, self.name.repository);
-        let place = safe_join(snapshot, file, Path::new(&url), "rfilename").map_err(|e| HubError::Answer { url: url.clone(), fault: e.to_string() })?;
+        let place = safe_join(snapshot, file, Path::new(&url), "rfilename")
+            .map_err(|e| HubError::Answer { url: url.clone(), fault: e.to_string() })?;
         if place.exists() {
             return Ok(());
         }

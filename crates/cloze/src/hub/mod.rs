@@ -30,7 +30,9 @@ pub enum HubError {
         cache: PathBuf,
     },
     /// The hub cannot be reached.
-    #[error("{url} cannot be reached: {cause}; {model} is not in the cache ({cache}) either. Check the network, HF_ENDPOINT and the proxy, or give a model folder's path")]
+    #[error(
+        "{url} cannot be reached: {cause}; {model} is not in the cache ({cache}) either. Check the network, HF_ENDPOINT and the proxy, or give a model folder's path"
+    )]
     Unreachable {
         /// Name and revision.
         model: String,
@@ -104,7 +106,9 @@ pub enum HubError {
         files: String,
     },
     /// This program was built without TLS.
-    #[error("{url}: this build of Cloze speaks no https; build it with --features hub, or set HF_ENDPOINT to a mirror that is reached by http")]
+    #[error(
+        "{url}: this build of Cloze speaks no https; build it with --features hub, or set HF_ENDPOINT to a mirror that is reached by http"
+    )]
     NoTls {
         /// What was asked.
         url: String,
@@ -184,7 +188,11 @@ pub struct Hub {
 impl std::fmt::Debug for Hub {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The token is a secret.
-        f.debug_struct("Hub").field("cache", &self.cache).field("endpoint", &self.endpoint).field("offline", &self.offline).finish_non_exhaustive()
+        f.debug_struct("Hub")
+            .field("cache", &self.cache)
+            .field("endpoint", &self.endpoint)
+            .field("offline", &self.offline)
+            .finish_non_exhaustive()
     }
 }
 
@@ -291,9 +299,9 @@ pub fn model_folder(text: &Path, progress: &mut dyn FnMut(Progress)) -> Result<P
     // Where the first part is a folder here, a path is meant.
     let here = text.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && parent.exists());
     match text.to_str().and_then(Name::parse).filter(|_| !here) {
-        Some(name) => Hub::from_env()
-            .folder(&name, progress)
-            .map_err(|cause| HubError::Neither { path: text.to_owned(), cause: Box::new(cause) }),
+        Some(name) => {
+            Hub::from_env().folder(&name, progress).map_err(|cause| HubError::Neither { path: text.to_owned(), cause: Box::new(cause) })
+        }
         None => Ok(text.to_owned()),
     }
 }
@@ -307,7 +315,9 @@ mod tests {
         let name = |text: &str| Name::parse(text).map(|n| (n.repository, n.revision));
         assert_eq!(name("a/b"), Some(("a/b".into(), "main".into())));
         assert_eq!(name("google-bert/bert.base_x@refs/pr/3"), Some(("google-bert/bert.base_x".into(), "refs/pr/3".into())));
-        for text in ["", "a", "a/b/c", "../b", "a/..", "/a/b", "a/b@", "a/b@../c", "a/b@/x", "a b/c", "a/b@x//y", "./a/b", "a\\b/c", "runs/x/model"] {
+        for text in
+            ["", "a", "a/b/c", "../b", "a/..", "/a/b", "a/b@", "a/b@../c", "a/b@/x", "a b/c", "a/b@x//y", "./a/b", "a\\b/c", "runs/x/model"]
+        {
             assert_eq!(name(text), None, "{text}");
         }
     }
@@ -319,11 +329,18 @@ mod tests {
             Hub::of(move |key| vars.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone()))
         };
         let plain = hub(&[("HOME", "/h")]);
-        assert_eq!((plain.cache, plain.endpoint, plain.offline), ("/h/.cache/huggingface/hub".into(), "https://huggingface.co".into(), false));
+        assert_eq!(
+            (plain.cache, plain.endpoint, plain.offline),
+            ("/h/.cache/huggingface/hub".into(), "https://huggingface.co".into(), false)
+        );
         assert_eq!(hub(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]).cache, Path::new("/x/huggingface/hub"));
         assert_eq!(hub(&[("HF_HOME", "/f")]).cache, Path::new("/f/hub"));
-        let all = hub(&[("HF_HOME", "/f"), ("HF_HUB_CACHE", "/c"), ("HF_ENDPOINT", "http://m/"), ("HF_HUB_OFFLINE", "1"), ("HF_TOKEN", " t ")]);
-        assert_eq!((all.cache.clone(), all.endpoint.as_str(), all.offline, all.token.as_deref()), ("/c".into(), "http://m", true, Some("t")));
+        let all =
+            hub(&[("HF_HOME", "/f"), ("HF_HUB_CACHE", "/c"), ("HF_ENDPOINT", "http://m/"), ("HF_HUB_OFFLINE", "1"), ("HF_TOKEN", " t ")]);
+        assert_eq!(
+            (all.cache.clone(), all.endpoint.as_str(), all.offline, all.token.as_deref()),
+            ("/c".into(), "http://m", true, Some("t"))
+        );
         assert!(!format!("{all:?}").contains("\"t\""), "the token is not printed");
     }
 }

@@ -55,8 +55,7 @@ impl TensorFiles {
             let start = header + 8; // the length of the header stands before it, in 8 bytes
             for (name, info) in metadata.tensors() {
                 let (from, to) = info.data_offsets;
-                let place =
-                    Place { file: all.files.len(), dtype: info.dtype, shape: info.shape.clone(), bytes: start + from..start + to };
+                let place = Place { file: all.files.len(), dtype: info.dtype, shape: info.shape.clone(), bytes: start + from..start + to };
                 if all.places.insert(name.clone(), place).is_some() {
                     let fault = format!("tensor `{name}` stands in another file of the model, too");
                     return Err(ModelError::Tensors { path, fault });
@@ -117,7 +116,8 @@ impl TensorFiles {
     pub fn read(&self, name: &str) -> Result<Option<HostTensor>, ModelError> {
         let Some((dtype, shape, bytes)) = self.raw(name) else { return Ok(None) };
         let path = self.path_of(name).unwrap_or(Path::new("")).to_owned();
-        let values = f32_values(dtype, bytes).ok_or_else(|| ModelError::TensorType { path, name: name.into(), found: format!("{dtype:?}") })?;
+        let values =
+            f32_values(dtype, bytes).ok_or_else(|| ModelError::TensorType { path, name: name.into(), found: format!("{dtype:?}") })?;
         Ok(Some((shape.to_vec(), values)))
     }
 

@@ -175,7 +175,8 @@ impl SentenceModel {
         let mut width = pooling_width(&encoder)?;
         for (i, dense) in model.dense.iter().enumerate() {
             if width.is_some_and(|w| w != dense.in_features) {
-                let fault_text = format!("Dense {i} takes {} values, what stands before it gives {}", dense.in_features, width.unwrap_or(0));
+                let fault_text =
+                    format!("Dense {i} takes {} values, what stands before it gives {}", dense.in_features, width.unwrap_or(0));
                 return Err(fault(fault_text));
             }
             width = Some(dense.out_features);
@@ -278,7 +279,14 @@ fn max_seq_length(encoder: &Path) -> Result<Option<usize>, ModelError> {
             match found.as_u64() {
                 Some(n) if n > 0 && n < 1 << 40 => return Ok(Some(n as usize)),
                 _ if found.is_null() => break,
-                _ => return Err(ModelError::Key { path, key: "max_seq_length", expected: "a number of tokens, at least 1", found: brief(found) }),
+                _ => {
+                    return Err(ModelError::Key {
+                        path,
+                        key: "max_seq_length",
+                        expected: "a number of tokens, at least 1",
+                        found: brief(found),
+                    });
+                }
             }
         }
     }
@@ -315,7 +323,8 @@ fn read_pooling(path: &Path) -> Result<SentencePooling, ModelError> {
                 if let Some(flag) = value.get(mode.flag()) {
                     any = true;
                     let flag = flag.as_bool();
-                    let flag = flag.ok_or_else(|| fault(format!("`{}`: expected true or false, found {}", mode.flag(), value[mode.flag()])))?;
+                    let flag =
+                        flag.ok_or_else(|| fault(format!("`{}`: expected true or false, found {}", mode.flag(), value[mode.flag()])))?;
                     on.extend(flag.then_some(mode));
                 }
             }
@@ -326,7 +335,9 @@ fn read_pooling(path: &Path) -> Result<SentencePooling, ModelError> {
         }
         Some(Value::String(name)) => vec![named(name).ok_or_else(|| fault(format!("`pooling_mode` is \"{name}\"; Cloze reads {known}")))?],
         Some(Value::Array(names)) => {
-            let mode = |v: &Value| v.as_str().and_then(named).ok_or_else(|| fault(format!("`pooling_mode` has {}; Cloze reads {known}", brief(v))));
+            let mode = |v: &Value| {
+                v.as_str().and_then(named).ok_or_else(|| fault(format!("`pooling_mode` has {}; Cloze reads {known}", brief(v))))
+            };
             names.iter().map(mode).collect::<Result<_, _>>()?
         }
         Some(other) => return Err(fault(format!("`pooling_mode`: expected a name, found {}", brief(other)))),
@@ -364,6 +375,17 @@ fn class_of(activation: Option<Activation>) -> &'static str {
 }
 
 impl SentenceDense {
+    /// f(W x + b), on the host: it is one small map a text. // [in_features] → [out_features]
+    pub fn apply(&self, x: &[f32]) -> Vec<f32> {
+        assert_eq!(x.len(), self.in_features, "dense: it takes {} values, not {}", self.in_features, x.len());
+        let row = |(o, w): (usize, &[f32])| {
+            let sum: f32 = w.iter().zip(x).map(|(w, x)| w * x).sum();
+            let y = sum + self.bias.as_ref().map_or(0.0, |b| b[o]);
+            self.activation.map_or(y, |f| f.value(y.into()) as f32)
+        };
+        self.weight.chunks_exact(self.in_features).enumerate().map(row).collect()
+    }
+
     fn read(folder: &Path) -> Result<Self, ModelError> {
         let path = folder.join(CONFIG);
         let value = read_json(&path)?;

@@ -2,9 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::proto::{
-    AttributeProto, Dimension, Extent, GraphProto, NodeProto, TensorProto, TensorShape, TensorType, TypeProto, ValueInfo,
-};
+use super::proto::{AttributeProto, Dimension, Extent, GraphProto, NodeProto, TensorProto, TensorShape, TensorType, TypeProto, ValueInfo};
 
 pub(super) const F32: i32 = 1;
 pub(super) const I64: i32 = 7;

@@ -203,21 +203,28 @@ fn scheme(path: &Path, folder: &Path, config: &TokenizerConfig, proto: &ModelPro
         .ok()
         .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok())
         .and_then(|value| value.get("model_type")?.as_str().map(str::to_owned));
-    let class = config.raw().and_then(|raw| raw.get("tokenizer_class")?.as_str()).map(|c| c.trim_end_matches("Fast").trim_end_matches("Tokenizer"));
+    let class =
+        config.raw().and_then(|raw| raw.get("tokenizer_class")?.as_str()).map(|c| c.trim_end_matches("Fast").trim_end_matches("Tokenizer"));
     let has = |piece: &str| proto.pieces.iter().any(|p| p.piece == piece);
     let lower = flag("do_lower_case");
     let keep_accents = flag("keep_accents");
     match (class, model_type.as_deref()) {
         (Some("XLMRoberta"), _) | (None, Some("xlm-roberta")) => Scheme::XlmRoberta,
         (Some("Camembert"), _) | (None, Some("camembert")) => Scheme::Camembert,
-        (Some("XLNet"), _) | (None, Some("xlnet")) => Scheme::Xlnet { lower: lower == Some(true), keep_accents: keep_accents == Some(true) },
+        (Some("XLNet"), _) | (None, Some("xlnet")) => {
+            Scheme::Xlnet { lower: lower == Some(true), keep_accents: keep_accents == Some(true) }
+        }
         (Some("Albert"), _) | (None, Some("albert")) => {
             Scheme::Bert { lower: lower != Some(false), keep_accents: keep_accents == Some(true), commas: true }
         }
-        (Some("DebertaV2"), _) | (None, Some("deberta-v2")) => Scheme::Bert { lower: lower == Some(true), keep_accents: true, commas: false },
+        (Some("DebertaV2"), _) | (None, Some("deberta-v2")) => {
+            Scheme::Bert { lower: lower == Some(true), keep_accents: true, commas: false }
+        }
         (Some(_), _) | (None, Some(_)) => Scheme::Plain,
         (None, None) if path.file_name().is_some_and(|n| n == "sentencepiece.bpe.model") => Scheme::XlmRoberta,
-        (None, None) if has("<cls>") && has("<sep>") => Scheme::Xlnet { lower: lower == Some(true), keep_accents: keep_accents == Some(true) },
+        (None, None) if has("<cls>") && has("<sep>") => {
+            Scheme::Xlnet { lower: lower == Some(true), keep_accents: keep_accents == Some(true) }
+        }
         (None, None) if has("[CLS]") && has("[SEP]") => {
             Scheme::Bert { lower: lower != Some(false), keep_accents: keep_accents == Some(true), commas: true }
         }
@@ -232,7 +239,8 @@ fn numbered(proto: &ModelProto, scheme: Scheme) -> Vec<Numbered> {
     let all = proto.pieces.iter();
     match scheme {
         Scheme::XlmRoberta => {
-            let mut pieces = vec![with("<s>", CONTROL, 0.0), with("<pad>", CONTROL, 0.0), with("</s>", CONTROL, 0.0), with("<unk>", UNKNOWN, 0.0)];
+            let mut pieces =
+                vec![with("<s>", CONTROL, 0.0), with("<pad>", CONTROL, 0.0), with("</s>", CONTROL, 0.0), with("<unk>", UNKNOWN, 0.0)];
             pieces.extend(all.skip(3).map(own));
             pieces.push(with("<mask>", CONTROL, 0.0));
             pieces
@@ -301,7 +309,7 @@ fn normalizers(spec: &NormalizerSpec, scheme: Scheme) -> Value {
         list.push(json!({ "type": "Precompiled", "precompiled_charsmap": base64(map) }));
     }
     if spec.remove_extra_whitespaces != Some(false) {
-        list.push(replace(json!({ "Regex": "^ +| +$" }), ""));
+        list.push(replace(json!({ "Regex": r"\A +| +\z" }), ""));
         list.push(replace(json!({ "Regex": " {2,}" }), " "));
     }
     json!({ "type": "Sequence", "normalizers": list })
@@ -311,7 +319,12 @@ fn normalizers(spec: &NormalizerSpec, scheme: Scheme) -> Value {
 pub(super) enum Around {
     Nothing,
     /// `cls A sep`; a pair has one `sep` between its texts, or two.
-    Both { cls: String, sep: String, doubled: bool, segments: bool },
+    Both {
+        cls: String,
+        sep: String,
+        doubled: bool,
+        segments: bool,
+    },
     /// `A <sep> <cls>`, the last in segment 2.
     Behind,
 }
@@ -371,7 +384,8 @@ mod tests {
 
     #[test]
     fn base64_as_the_rfc_has_it() {
-        let cases = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="), ("foobar", "Zm9vYmFy")];
+        let cases =
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="), ("foobar", "Zm9vYmFy")];
         for (plain, coded) in cases {
             assert_eq!(base64(plain.as_bytes()), coded);
         }

@@ -99,7 +99,11 @@ impl Container {
             return Self::tensorflow(&path.with_file_name(prefix));
         }
         if path.is_file() {
-            return if name.ends_with(".safetensors") { Self::safetensors(TensorFiles::open(vec![path.to_owned()])?) } else { Self::torch(&[path.to_owned()]) };
+            return if name.ends_with(".safetensors") {
+                Self::safetensors(TensorFiles::open(vec![path.to_owned()])?)
+            } else {
+                Self::torch(&[path.to_owned()])
+            };
         }
         Self::tensorflow(path)
     }
@@ -131,6 +135,14 @@ impl Container {
                 Err(ModelError::NotAModel { folder: folder.to_owned(), missing })
             }
         }
+    }
+
+    /// The safetensors of a folder, and nothing else: pickles are for conversions alone.
+    ///
+    /// # Errors
+    /// As [`TensorFiles::of_folder`].
+    pub fn of_safetensors(folder: &Path) -> Result<Self, ModelError> {
+        Self::safetensors(TensorFiles::of_folder(folder)?)
     }
 
     fn new(origin: Origin) -> Self {
@@ -182,10 +194,12 @@ impl Container {
     /// Add a tensor, once it is sure to lie within its file.
     fn add(&mut self, name: String, tensor: Stored) -> Result<(), ModelError> {
         let (path, file) = &self.files[tensor.file];
-        let fault = |fault: String| ModelError::Container { path: path.clone(), format: "checkpoint", fault: format!("tensor `{name}`: {fault}") };
+        let fault =
+            |fault: String| ModelError::Container { path: path.clone(), format: "checkpoint", fault: format!("tensor `{name}`: {fault}") };
         let width = width(tensor.dtype);
         let len = tensor.shape.iter().try_fold(1usize, |a, &b| a.checked_mul(b));
-        let last = tensor.shape.iter().zip(&tensor.strides).try_fold(0usize, |at, (&d, &s)| at.checked_add(d.saturating_sub(1).checked_mul(s)?));
+        let last =
+            tensor.shape.iter().zip(&tensor.strides).try_fold(0usize, |at, (&d, &s)| at.checked_add(d.saturating_sub(1).checked_mul(s)?));
         let end = match (len, last) {
             (Some(0), _) => Some(tensor.start),
             (Some(_), Some(last)) => last.checked_add(1).and_then(|n| n.checked_mul(width)).and_then(|n| n.checked_add(tensor.start)),

@@ -108,7 +108,8 @@ fn known(module: &str, name: &str) -> Option<Known> {
 impl Pickle {
     /// Read the pickle that `bytes` begin with.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, Fault> {
-        let mut reader = Reader { bytes, at: 0, nodes: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), copies: NODES };
+        let mut reader =
+            Reader { bytes, at: 0, nodes: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), copies: NODES };
         let root = reader.run()?;
         Ok(Self { nodes: reader.nodes, root, end: reader.at })
     }
@@ -427,7 +428,8 @@ impl<'a> Reader<'a> {
         let (arguments, callee) = (self.pop()?, self.pop()?);
         let Node::Tuple(arguments) = &self.nodes[arguments] else { return Err(self.damaged("arguments that are no tuple")) };
         let Node::Known(callee) = self.nodes[callee] else { return Err(Fault::Refused("a call of what is no known name".into())) };
-        let copied: usize = arguments.iter().map(|id| if let Node::Tuple(items) | Node::List(items) = &self.nodes[*id] { items.len() } else { 1 }).sum();
+        let copied: usize =
+            arguments.iter().map(|id| if let Node::Tuple(items) | Node::List(items) = &self.nodes[*id] { items.len() } else { 1 }).sum();
         let copies = self.copies.checked_sub(copied).ok_or_else(|| self.damaged(format_args!("more than {NODES} copied values")))?;
         let node = match (callee, arguments.as_slice()) {
             (Known::OrderedDict, []) => Node::Dict(vec![]),
@@ -466,7 +468,8 @@ impl<'a> Reader<'a> {
         let id = self.pop()?;
         let Node::Tuple(parts) = &self.nodes[id] else { return Err(self.damaged("a storage that is no tuple")) };
         let [kind, class, key, _, len, view @ ..] = parts.as_slice() else { return Err(self.damaged("a storage of too few parts")) };
-        let (Node::Text(kind), Node::Known(Known::Storage(dtype)), Node::Text(key)) = (&self.nodes[*kind], &self.nodes[*class], &self.nodes[*key])
+        let (Node::Text(kind), Node::Known(Known::Storage(dtype)), Node::Text(key)) =
+            (&self.nodes[*kind], &self.nodes[*class], &self.nodes[*key])
         else {
             return Err(self.damaged("a storage without its class and key"));
         };
@@ -549,6 +552,9 @@ mod tests {
         let Node::Dict(entries) = pickle.node(pickle.root) else { panic!("no dictionary") };
         let value = |i: usize| if let Node::Int(n) = pickle.node(entries[i].1) { *n } else { panic!("no number") };
         assert_eq!((pickle.text(entries[0].0), value(0), value(1)), (Some("a"), -1, -32768));
-        assert_eq!(&b"rest"[..], &b"\x80\x02}q\x00(X\x01\x00\x00\x00aJ\xff\xff\xff\xffX\x01\x00\x00\x00b\x8a\x02\x00\x80u.rest"[pickle.end..]);
+        assert_eq!(
+            &b"rest"[..],
+            &b"\x80\x02}q\x00(X\x01\x00\x00\x00aJ\xff\xff\xff\xffX\x01\x00\x00\x00b\x8a\x02\x00\x80u.rest"[pickle.end..]
+        );
     }
 }

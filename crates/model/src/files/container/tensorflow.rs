@@ -205,7 +205,8 @@ fn stored(all: &Container, entry: &Entry, transposed: bool) -> Result<Stored, St
     if usize::try_from(entry.size) != Ok(bytes) {
         return Err(format!("shape {shape:?} needs {bytes} bytes, the index says {}", entry.size));
     }
-    let file = usize::try_from(entry.shard_id).ok().filter(|i| *i < all.files.len()).ok_or_else(|| format!("data file {}", entry.shard_id))?;
+    let file =
+        usize::try_from(entry.shard_id).ok().filter(|i| *i < all.files.len()).ok_or_else(|| format!("data file {}", entry.shard_id))?;
     let (path, data) = &all.files[file];
     let start = usize::try_from(entry.offset).ok();
     let values = start.and_then(|start| data.get(start..start.checked_add(bytes)?));
@@ -247,6 +248,10 @@ mod tests {
             assert_eq!(name_of(theirs), Some((ours.to_owned(), transposed)));
         }
         assert_eq!(name_of("electra/embeddings/word_embeddings"), None);
-        assert!(is_of_training("bert/pooler/dense/kernel/adam_m") && is_of_training("global_step") && !is_of_training("bert/pooler/dense/kernel"));
+        assert!(
+            is_of_training("bert/pooler/dense/kernel/adam_m")
+                && is_of_training("global_step")
+                && !is_of_training("bert/pooler/dense/kernel")
+        );
     }
 }

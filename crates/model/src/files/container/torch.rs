@@ -42,7 +42,14 @@ pub(super) fn tensors(path: &Path, file: &[u8]) -> Result<Read, ModelError> {
         old(path, file)
     } else {
         let pointer = file.starts_with(b"version https://git-lfs");
-        Err(damaged(path, if pointer { "it is a pointer of git-lfs, not the file: fetch it" } else { "it begins neither like a zip archive nor like a pickle" }))
+        Err(damaged(
+            path,
+            if pointer {
+                "it is a pointer of git-lfs, not the file: fetch it"
+            } else {
+                "it begins neither like a zip archive nor like a pickle"
+            },
+        ))
     }
 }
 
@@ -67,10 +74,15 @@ fn archive(path: &Path, file: &[u8]) -> Result<Read, ModelError> {
     }
     let mut read = collect(path, &pickle, &places)?;
     // PyTorch can be told to leave the checksums out, so that a wrong one is no proof of damage.
-    let mut wrong: Vec<&String> = directory.iter().filter(|(_, e)| crc32fast::hash(&file[e.bytes.clone()]) != e.crc).map(|(name, _)| name).collect();
+    let mut wrong: Vec<&String> =
+        directory.iter().filter(|(_, e)| crc32fast::hash(&file[e.bytes.clone()]) != e.crc).map(|(name, _)| name).collect();
     wrong.sort();
     if let Some(first) = wrong.first() {
-        read.notes.push(format!("{}: {} entries do not match their checksums, {first} the first: the file may be damaged", path.display(), wrong.len()));
+        read.notes.push(format!(
+            "{}: {} entries do not match their checksums, {first} the first: the file may be damaged",
+            path.display(),
+            wrong.len()
+        ));
     }
     Ok(read)
 }
@@ -164,9 +176,16 @@ fn stored(path: &Path, name: &str, tensor: &Tensor, places: &HashMap<String, Ran
     let width = width(tensor.storage.dtype);
     let room = place.len() / width;
     if tensor.storage.len > room {
-        return Err(damaged(path, format!("storage \"{}\" should hold {} values and holds {room}", tensor.storage.key, tensor.storage.len)));
+        return Err(damaged(
+            path,
+            format!("storage \"{}\" should hold {} values and holds {room}", tensor.storage.key, tensor.storage.len),
+        ));
     }
-    let last = tensor.shape.iter().zip(&tensor.strides).try_fold(tensor.offset, |at, (&d, &s)| at.checked_add(d.saturating_sub(1).checked_mul(s)?));
+    let last = tensor
+        .shape
+        .iter()
+        .zip(&tensor.strides)
+        .try_fold(tensor.offset, |at, (&d, &s)| at.checked_add(d.saturating_sub(1).checked_mul(s)?));
     let empty = tensor.shape.contains(&0);
     if !empty && last.is_none_or(|last| last >= tensor.storage.len) {
         return Err(beyond());
