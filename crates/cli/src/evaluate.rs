@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use cloze::Pipeline;
-use cloze::task::{Columns, Figures, Options as TaskOptions};
+use cloze::task::{Columns, Figures, Options as TaskOptions, Rows};
 use cloze::train::run::Precision;
 use indicatif::ProgressBar;
 use serde::Deserialize;
@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// Write every row with its answer to this file, as JSON lines
     #[arg(long, conflicts_with = "suite")]
     predictions: Option<PathBuf>,
+    /// Recommendation: the file of items, where rows hold their ids
+    #[arg(long, conflicts_with = "suite")]
+    catalogue: Option<PathBuf>,
     /// Longer texts are cut to this many tokens
     #[arg(long)]
     max_length: Option<usize>,
@@ -61,6 +64,8 @@ struct Entry {
     #[serde(default)]
     options: TaskOptions,
     #[serde(default)]
+    catalogue: Option<PathBuf>,
+    #[serde(default)]
     max_length: Option<usize>,
 }
 
@@ -70,7 +75,8 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     }
     let (Some(model), Some(data)) = (args.model, args.data) else { anyhow::bail!("give --model and --data, or --suite") };
     let columns = args.columns.columns();
-    let entry = Entry { name: None, model, data, task: args.task, columns, options: args.ask.options()?, max_length: args.max_length };
+    let (options_asked, catalogue, max_length) = (args.ask.options()?, args.catalogue, args.max_length);
+    let entry = Entry { name: None, model, data, task: args.task, columns, options: options_asked, catalogue, max_length };
     let (task, rows, figures) = evaluate(&entry, args.predictions.as_deref(), options)?;
     if options.json {
         let mut line = serde_json::json!({"task": task, "rows": rows, "metrics": figures.values});
@@ -98,7 +104,11 @@ fn evaluate(entry: &Entry, predictions: Option<&Path>, options: &Options) -> any
     let mut out = predictions.map(create).transpose()?.map(std::io::BufWriter::new);
     let mut fault = None;
     let mut rows = 0;
-    let figures = pipeline.evaluate(task, &entry.data, &entry.columns, &entry.options, &mut |n, row, answer| {
+    let mut labelled = Rows::read_all(&entry.data, task.fields(), &entry.columns, true)?;
+    if let Some(catalogue) = &entry.catalogue {
+        labelled = task.joined(labelled, catalogue)?;
+    }
+    let figures = pipeline.evaluate_rows(task, &labelled, &entry.options, &mut |n, row, answer| {
         rows = n;
         if let Some(out) = out.as_mut().filter(|_| fault.is_none()) {
             fault = writeln!(out, "{}", serde_json::json!({"line": row.line, "row": row.value, "answer": answer})).err();
@@ -143,7 +153,13 @@ fn suite(path: &Path, options: &Options) -> anyhow::Result<u8> {
         }
     }
     if !options.json && !goals.is_empty() {
-        print_line(format!("{:<width$}{:<24}{:>8}  {:.4}", "mean of first figures", "", "", goals.iter().sum::<f64>() / goals.len() as f64))?;
+        print_line(format!(
+            "{:<width$}{:<24}{:>8}  {:.4}",
+            "mean of first figures",
+            "",
+            "",
+            goals.iter().sum::<f64>() / goals.len() as f64
+        ))?;
     }
     Ok(0)
 }

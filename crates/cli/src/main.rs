@@ -12,6 +12,7 @@ mod predict;
 mod prepare;
 mod pretrain;
 mod progress;
+mod quantize;
 mod quickstart;
 mod signals;
 mod tasks;
@@ -64,6 +65,8 @@ enum Command {
     Convert(convert::Args),
     /// A model for other runtimes, as ONNX
     Export(export::Args),
+    /// A model in a quarter of its size, checked on your rows
+    Quantize(quantize::Args),
     /// What a model, a corpus or a tokenizer folder holds
     Inspect(inspect::Args),
     /// Time the training step
@@ -84,6 +87,7 @@ fn main() -> std::process::ExitCode {
         Command::Predict(args) => predict::run(args, options),
         Command::Convert(args) => convert::run(args, options),
         Command::Export(args) => export::run(args, options),
+        Command::Quantize(args) => quantize::run(args, options),
         Command::Inspect(args) => inspect::run(args, options),
         Command::Bench(command) => bench::run(command, options),
     };

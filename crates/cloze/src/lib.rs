@@ -13,6 +13,7 @@ pub mod doctor;
 mod error;
 pub mod hub;
 mod pipeline;
+pub mod quantize;
 pub mod quickstart;
 pub mod world;
 
@@ -24,7 +25,7 @@ pub use cloze_train as train;
 
 pub use device::{Device, DeviceChoice};
 pub use error::Error;
-pub use pipeline::{Pipeline, States};
+pub use pipeline::{Form, Pipeline, States};
 
 use cloze_train::finetune::{FinetuneRun, Finetuned};
 use cloze_train::fit::Outcome;

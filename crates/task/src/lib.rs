@@ -9,18 +9,26 @@
 
 pub mod context;
 mod error;
+pub mod extractive_summarization;
 pub mod fill_mask;
 pub mod job;
 pub mod loss;
+pub mod masked_lm_scoring;
 pub mod metric;
+pub mod multiple_choice;
 pub mod paint;
 pub mod question_answering;
+pub mod recommendation;
 pub mod registry;
+pub mod rerank;
 pub mod rows;
 pub mod run;
+pub mod sentence_embedding;
+pub mod sentence_similarity;
 pub mod task;
 pub mod text_classification;
 pub mod token_classification;
+pub mod zero_shot;
 
 pub use context::{Context, Options, Settings};
 pub use error::TaskError;

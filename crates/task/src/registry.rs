@@ -4,11 +4,19 @@ use crate::error::TaskError;
 use crate::task::Task;
 
 /// All tasks.
-pub static TASKS: [&dyn Task; 4] = [
+pub static TASKS: [&dyn Task; 12] = [
     &crate::text_classification::TextClassification,
     &crate::token_classification::TokenClassification,
     &crate::question_answering::QuestionAnswering,
+    &crate::sentence_embedding::SentenceEmbedding,
+    &crate::sentence_similarity::SentenceSimilarity,
+    &crate::rerank::Rerank,
+    &crate::multiple_choice::MultipleChoice,
+    &crate::zero_shot::ZeroShot,
     &crate::fill_mask::FillMask,
+    &crate::masked_lm_scoring::MaskedLmScoring,
+    &crate::extractive_summarization::ExtractiveSummarization,
+    &crate::recommendation::Recommendation,
 ];
 
 /// The task of that name.

@@ -176,7 +176,9 @@ impl Rows {
             match found {
                 Some(name) => names.push((field, name)),
                 // Two columns without names are a text and its label.
-                None if field.needed == Needed::Labelled && there.len() == 2 && there[0] == "column1" => names.push((field, there[1].clone())),
+                None if field.needed == Needed::Labelled && there.len() == 2 && there[0] == "column1" => {
+                    names.push((field, there[1].clone()))
+                }
                 None if needed && !there.is_empty() => return Err(missing(field)),
                 None => {}
             }
@@ -210,9 +212,7 @@ impl Rows {
             Needed::Gold | Needed::Optional => false,
         };
         match self.names.iter().find(|(f, _)| absent(f)) {
-            Some((_, column)) => {
-                Err(TaskError::Empty { path: self.path.to_path_buf(), line: row.line, column: column.clone() })
-            }
+            Some((_, column)) => Err(TaskError::Empty { path: self.path.to_path_buf(), line: row.line, column: column.clone() }),
             None => Ok(row),
         }
     }

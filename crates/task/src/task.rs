@@ -1,6 +1,7 @@
 //! What a task is. One file each; command line, HTTP, training and docs derive from the list of them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use cloze_model::{Heads, Problem};
@@ -78,6 +79,12 @@ pub trait Task: Send + Sync {
 
     /// Figures of answers against the rows they are for.
     fn figures(&self, context: &Context, rows: &[Row], answers: &[Value]) -> Result<Figures, TaskError>;
+
+    /// Rows with the texts of a catalogue in the place of ids; tasks without catalogues refuse.
+    fn joined(&self, rows: Vec<Row>, catalogue: &Path) -> Result<Vec<Row>, TaskError> {
+        let _ = rows;
+        Err(TaskError::Input { task: self.name(), problem: format!("it takes no catalogue, but {} was given", catalogue.display()) })
+    }
 
     /// How it is learned; `None`: it is not trained.
     fn learning(&self) -> Option<&dyn Learning> {

@@ -49,6 +49,9 @@ pub struct FinetuneRun {
     pub train: PathBuf,
     /// Labelled rows to choose the best epoch by.
     pub dev: PathBuf,
+    /// Recommendation: the file of items (`item_id` and the columns of its text), where rows hold ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalogue: Option<PathBuf>,
     /// The folder of the run; the model is written to `out/model`.
     pub out: PathBuf,
     /// Decides the head's initial weights, order and dropout.
@@ -156,6 +159,7 @@ impl FinetuneRun {
             model,
             train,
             dev,
+            catalogue: None,
             out,
             seed: 0,
             from_scratch: false,
@@ -207,7 +211,9 @@ impl FinetuneRun {
             return refuse("scale", self.scale.to_string(), "a number above 0");
         }
         match (&self.class_weights, self.dropout) {
-            (Some(ClassWeights::Named(name)), _) if name != "balanced" => refuse("class_weights", format!("{name:?}"), "\"balanced\", or a table"),
+            (Some(ClassWeights::Named(name)), _) if name != "balanced" => {
+                refuse("class_weights", format!("{name:?}"), "\"balanced\", or a table")
+            }
             (Some(ClassWeights::Of(weights)), _) if weights.values().any(|w| !(w.is_finite() && *w > 0.0)) => {
                 refuse("class_weights", format!("{weights:?}"), "numbers above 0")
             }
@@ -239,8 +245,11 @@ impl FinetuneRun {
         settings.passage_prefix.clone_from(&self.passage_prefix);
         if let Some(name) = &self.pooling {
             let expected = || "cls, mean, max or lasttoken".to_owned();
-            settings.pooling = Pooling::of_name(name)
-                .ok_or_else(|| TrainError::Value { key: "pooling", found: format!("{name:?}"), expected: expected() })?;
+            settings.pooling = Pooling::of_name(name).ok_or_else(|| TrainError::Value {
+                key: "pooling",
+                found: format!("{name:?}"),
+                expected: expected(),
+            })?;
         }
         Ok(settings)
     }
@@ -307,8 +316,11 @@ pub fn finetune<B: Backend>(
     run::claim(&run.out, resume)?;
     let tokenizer = Tokenizer::load(&run.model)?;
     let run = &fitted(run)?;
-    let train = Rows::read_all(&run.train, task.fields(), &run.columns, true)?;
-    let dev = Rows::read_all(&run.dev, task.fields(), &run.columns, true)?;
+    let read = |path: &PathBuf| -> Result<Vec<Row>, TrainError> {
+        let rows = Rows::read_all(path, task.fields(), &run.columns, true)?;
+        Ok(run.catalogue.as_ref().map_or(Ok(rows.clone()), |catalogue| task.joined(rows, catalogue))?)
+    };
+    let (train, dev) = (read(&run.train)?, read(&run.dev)?);
     let mut settings = run.settings()?;
     let heads = learning.heads(&train, run.problem()?, &mut settings)?;
     let Loaded { mut model, mut values, report } = load_with(&run.model, Some(heads), run.seed)?;

@@ -6,5 +6,6 @@ pub mod container;
 pub mod hub_folder;
 pub mod join;
 mod mapped;
+pub mod quantized;
 pub mod safetensors;
 pub mod sentence;

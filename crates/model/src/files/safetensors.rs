@@ -8,7 +8,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::config::{brief, read_json};
 use super::join::safe_join;
-use super::mapped::map;
+use super::mapped::{map, release};
 use crate::error::ModelError;
 
 /// A tensor on the host: its shape and its values.
@@ -68,6 +68,11 @@ impl TensorFiles {
         Ok(all)
     }
 
+    /// Give the memory of what was read so far back; the files stay mapped.
+    pub fn release(&self) {
+        self.files.iter().for_each(|(_, mapped)| release(mapped));
+    }
+
     /// The shards that an index names; each tensor must be where the index says.
     fn sharded(folder: &Path, index: &Path) -> Result<Self, ModelError> {
         let map = weight_map(folder, index)?;
@@ -119,6 +124,12 @@ impl TensorFiles {
         let values =
             f32_values(dtype, bytes).ok_or_else(|| ModelError::TensorType { path, name: name.into(), found: format!("{dtype:?}") })?;
         Ok(Some((shape.to_vec(), values)))
+    }
+
+    /// A tensor of signed bytes; `None` when there is none of that name or it is none.
+    pub fn read_i8(&self, name: &str) -> Option<Vec<i8>> {
+        let (dtype, _, bytes) = self.raw(name)?;
+        (dtype == Dtype::I8).then(|| bytemuck::cast_slice(bytes).to_vec())
     }
 
     /// A tensor of integers (indices, labels) as u32; `None` when there is none of that name or it is none.
@@ -185,6 +196,10 @@ pub struct OutTensor<'a> {
 pub enum OutValues<'a> {
     /// Weights, activations.
     F32(&'a [f32]),
+    /// Weights in half the size.
+    Bf16(&'a [half::bf16]),
+    /// Quantised weights.
+    I8(&'a [i8]),
     /// Ids.
     I64(&'a [i64]),
 }
@@ -195,6 +210,8 @@ pub fn write(path: &Path, tensors: &[OutTensor], metadata: &[(&str, String)]) ->
     for t in tensors {
         let (dtype, bytes) = match t.values {
             OutValues::F32(values) => (Dtype::F32, bytemuck::cast_slice(values)),
+            OutValues::Bf16(values) => (Dtype::BF16, bytemuck::cast_slice(values)),
+            OutValues::I8(values) => (Dtype::I8, bytemuck::cast_slice(values)),
             OutValues::I64(values) => (Dtype::I64, bytemuck::cast_slice(values)),
         };
         let view = TensorView::new(dtype, t.shape.clone(), bytes)

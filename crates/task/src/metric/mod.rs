@@ -5,3 +5,4 @@ pub mod classification;
 pub mod correlation;
 pub mod entities;
 pub mod ranking;
+pub mod rouge;

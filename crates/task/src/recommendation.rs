@@ -1,0 +1,191 @@
+//! Recommendation: the next item of a user, by two towers that share one encoder: a history of item texts, and an item's text
+//! (Covington et al. 2016; with texts instead of ids, so that new items need no training).
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use cloze_model::{Heads, Problem};
+use cloze_text::read::records::Records;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::context::{Context, Options, Settings};
+use crate::error::TaskError;
+use crate::job::{Job, Sequence, Step, Want};
+use crate::loss::Target;
+use crate::metric::ranking;
+use crate::paint::Paint;
+use crate::rows::{self, Field, Needed, Row, texts};
+use crate::sentence_embedding::{cosine, embed, vector};
+use crate::task::{Example, Figures, Head, Learning, Task};
+use crate::text_classification::missing;
+
+/// The task.
+pub struct Recommendation;
+
+/// An item with its score.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recommended {
+    /// Which of the candidates.
+    pub index: usize,
+    /// The cosine of user and item.
+    pub score: f32,
+    /// The item's text.
+    pub text: String,
+}
+
+/// The candidates, the best first; without candidates the vectors of user and item.
+pub type Answer = Vec<Recommended>;
+
+/// The values of a row.
+pub static FIELDS: [Field; 3] = [
+    Field {
+        name: "history",
+        about: "the texts of a user's items, the last one last",
+        usual: &["items", "sequence"],
+        needed: Needed::Always,
+    },
+    Field { name: "item", about: "the text of the next item", usual: &["next", "target", "label"], needed: Needed::Gold },
+    Field { name: "candidates", about: "item texts to choose from", usual: &["texts"], needed: Needed::Optional },
+];
+
+impl Task for Recommendation {
+    fn name(&self) -> &'static str {
+        "recommendation"
+    }
+    fn about(&self) -> &'static str {
+        "the items that a user will like next, by the texts of items"
+    }
+    fn route(&self) -> &'static str {
+        "recommend"
+    }
+    fn fields(&self) -> &'static [Field] {
+        &FIELDS
+    }
+    fn head(&self) -> Head {
+        Head::Body
+    }
+    fn sample(&self) -> Value {
+        json!({"history": ["Alien (1979)", "Blade Runner (1982)"], "candidates": ["Solaris (1972)", "Notting Hill (1999)"]})
+    }
+
+    fn encode(&self, context: &Arc<Context>, input: &Value, options: &Options) -> Result<Job, TaskError> {
+        let row = rows::input(self.name(), self.fields(), input)?;
+        let history = row.value.get("history").and_then(texts).ok_or_else(|| missing(self.name(), "history"))?;
+        let candidates = row.get("candidates").and_then(texts);
+        let item = row.get("item").and_then(Value::as_str);
+        let mut sequences = vec![user(context, &history)?];
+        for text in candidates.iter().flatten().map(String::as_str).chain(item.filter(|_| candidates.is_none())) {
+            sequences.push(embed(context, &context.settings.passage_prefix, text)?.0);
+        }
+        let (context, options) = (Arc::clone(context), options.clone());
+        Ok(Job::new(sequences, move |outputs| {
+            let vectors: Vec<Vec<f32>> = outputs.iter().map(|o| vector(&context, o, &options)).collect();
+            let Some(candidates) = candidates else { return Step::answer(&vectors) };
+            let scores: Vec<f32> = vectors[1..].iter().map(|v| cosine(&vectors[0], v)).collect();
+            let top = options.top_k.unwrap_or(usize::MAX);
+            let ranked = ranking::order(&scores).into_iter().take(top);
+            let answer: Answer = ranked.map(|index| Recommended { index, score: scores[index], text: candidates[index].clone() }).collect();
+            Step::answer(&answer)
+        }))
+    }
+
+    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
+        let history = input.get("history").and_then(texts).unwrap_or_default();
+        let answer: Answer = serde_json::from_value(answer.clone()).unwrap_or_default();
+        let mut out = history.join(" · ");
+        for item in &answer {
+            out += &format!("\n  {:>7.4}  {}", item.score, paint.colour(0, &item.text));
+        }
+        out
+    }
+
+    fn figures(&self, _: &Context, rows: &[Row], answers: &[Value]) -> Result<Figures, TaskError> {
+        // each user looks for the next item among the distinct items of all rows, without those of the history
+        let pairs: Vec<[Vec<f32>; 2]> = answers.iter().map(|a| serde_json::from_value(a.clone()).unwrap_or_default()).collect();
+        let mut items: HashMap<&str, &[f32]> = HashMap::new();
+        for (row, pair) in rows.iter().zip(&pairs) {
+            items.insert(row.text("item")?, &pair[1]);
+        }
+        let mut names: Vec<&str> = items.keys().copied().collect();
+        names.sort_unstable();
+        let mut queries = Vec::new();
+        for (row, [user, _]) in rows.iter().zip(&pairs) {
+            let (wanted, history) = (row.text("item")?, row.list("history")?);
+            let open: Vec<&str> = names.iter().copied().filter(|n| *n == wanted || !history.iter().any(|h| h == n)).collect();
+            let scores: Vec<f32> = open.iter().map(|n| cosine(user, items[n])).collect();
+            queries.push(ranking::order(&scores).into_iter().map(|i| open[i] == wanted).collect());
+        }
+        let mut figures = Figures { values: ranking::figures(&queries), ..Figures::default() };
+        figures.values.insert("candidates".into(), names.len() as f64);
+        Ok(figures)
+    }
+
+    fn learning(&self) -> Option<&dyn Learning> {
+        Some(self)
+    }
+
+    fn joined(&self, rows: Vec<Row>, catalogue: &Path) -> Result<Vec<Row>, TaskError> {
+        join(rows, catalogue)
+    }
+}
+
+impl Learning for Recommendation {
+    fn heads(&self, _: &[Row], _: Option<Problem>, settings: &mut Settings) -> Result<Heads, TaskError> {
+        settings.normalize = true;
+        Ok(Heads::default())
+    }
+
+    fn examples(&self, context: &Context, row: &Row) -> Result<Vec<Example>, TaskError> {
+        let history = row.list("history")?;
+        let (item, cut) = embed(context, &context.settings.passage_prefix, row.text("item")?)?;
+        Ok(vec![Example { sequences: vec![user(context, &history)?, item], target: Target::Contrast, cut }])
+    }
+
+    fn goal(&self, _: &Context) -> &'static str {
+        "ndcg@10"
+    }
+
+    fn goals(&self) -> &'static [&'static str] {
+        &["ndcg@10", "recall@10", "recall@1", "mrr@10", "map"]
+    }
+}
+
+/// A user: the items that fit, the last one first, so that what is cut is what is oldest.
+fn user(context: &Context, history: &[String]) -> Result<Sequence, TaskError> {
+    let text = history.iter().rev().map(String::as_str).collect::<Vec<_>>().join("; ");
+    let (mut sequence, _) = embed(context, &context.settings.query_prefix, &text)?;
+    sequence.want = Want::Embedding;
+    Ok(sequence)
+}
+
+/// Rows of item ids with the texts of a catalogue (`item_id`, then the columns of its text) in their place. A history entry may
+/// be an id, or a list that begins with one. Rows without an `item` give their last one.
+fn join(rows: Vec<Row>, catalogue: &Path) -> Result<Vec<Row>, TaskError> {
+    let mut texts: HashMap<String, String> = HashMap::new();
+    let written = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+    for record in Records::open(catalogue)? {
+        let record = record?;
+        let id = ["item_id", "id", "item"].iter().find_map(|k| record.fields.get(*k)).or_else(|| record.fields.values().next());
+        let Some(id) = id.map(written) else { continue };
+        let parts = record.fields.values().skip(1).map(written).filter(|t| !t.is_empty() && t != "null");
+        texts.insert(id, parts.collect::<Vec<_>>().join(" | "));
+    }
+    let text_of = |row: &Row, v: &Value| -> Result<String, TaskError> {
+        let id = written(v.get(0).unwrap_or(v));
+        texts.get(&id).cloned().ok_or_else(|| row.fault("history", "ids that the catalogue has"))
+    };
+    let mut out = Vec::with_capacity(rows.len());
+    for row in rows {
+        let ids = row.value.get("history").and_then(Value::as_array).ok_or_else(|| row.fault("history", "a list"))?;
+        let mut history = ids.iter().map(|v| text_of(&row, v)).collect::<Result<Vec<_>, _>>()?;
+        let item = match row.get("item") {
+            Some(id) => Some(text_of(&row, id)?),
+            None => history.pop(),
+        };
+        let Some(item) = item.filter(|_| !history.is_empty()) else { continue };
+        out.push(Row { value: json!({"history": history, "item": item}), ..row });
+    }
+    Ok(out)
+}
