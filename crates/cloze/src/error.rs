@@ -27,6 +27,9 @@ pub enum Error {
         /// What was asked for.
         found: String,
     },
+    /// An index that cannot be searched.
+    #[error(transparent)]
+    Search(#[from] crate::search::SearchError),
     /// The generated world.
     #[error(transparent)]
     World(#[from] crate::world::WorldError),

@@ -6,6 +6,7 @@
 //!
 //! The crates underneath are re-exported: [`text`], [`model`], [`task`], [`train`], [`tensor`].
 
+pub mod attention;
 pub mod bench;
 pub mod convert;
 mod device;
@@ -15,6 +16,7 @@ pub mod hub;
 mod pipeline;
 pub mod quantize;
 pub mod quickstart;
+pub mod search;
 pub mod world;
 
 pub use cloze_model as model;

@@ -15,6 +15,7 @@ use cloze_text::{Encoding, Tokenizer};
 use cloze_train::run::Precision;
 use serde_json::Value;
 
+use crate::attention::Attention;
 use crate::{Device, Error};
 
 /// A loaded model with its tokenizer on a device.
@@ -32,6 +33,7 @@ pub struct Pipeline<'d> {
 trait Engine: Send + Sync {
     fn run(&self, model: &Model, context: &Context, sequences: &[&Sequence]) -> Result<Vec<Output>, TaskError>;
     fn states(&self, model: &Model, encoding: &Encoding) -> States;
+    fn watch(&self, model: &Model, encoding: &Encoding) -> Vec<crate::attention::Layer>;
 }
 
 /// What a model computes for one text, for comparison with other implementations.
@@ -67,6 +69,10 @@ impl<B: Backend> Engine for Loaded<'_, B> {
             }
         }
         Ok(outputs)
+    }
+
+    fn watch(&self, model: &Model, encoding: &Encoding) -> Vec<crate::attention::Layer> {
+        crate::attention::watch(self.backend, model, &self.weights, self.dtype, encoding)
     }
 
     fn states(&self, model: &Model, encoding: &Encoding) -> States {
@@ -263,6 +269,12 @@ impl<'d> Pipeline<'d> {
         let options = Options { top_k: Some(top_k), ..Options::default() };
         let found = self.answer(&fill_mask::FillMask, &[serde_json::json!({ "text": text })], &options)?;
         Ok(found.first().map(fill_mask::answers).unwrap_or_default())
+    }
+
+    /// What every attention got for a text or a pair; its probabilities follow from it.
+    pub fn attention(&self, encoding: &Encoding) -> Attention {
+        let tokens = encoding.ids.iter().map(|&id| self.context.tokenizer.id_to_token(id).unwrap_or_default()).collect();
+        Attention::new(tokens, self.engine.watch(&self.model, encoding))
     }
 
     /// Everything that the model computes for one text.

@@ -146,6 +146,7 @@ pub(crate) fn brief(value: &Value) -> String {
 pub struct Rows {
     path: Arc<Path>,
     records: std::iter::Peekable<Records>,
+    fields: &'static [Field],
     names: Vec<(&'static Field, String)>,
     labelled: bool,
 }
@@ -183,7 +184,7 @@ impl Rows {
                 None => {}
             }
         }
-        Ok(Self { path: Arc::from(path), records, names, labelled })
+        Ok(Self { path: Arc::from(path), records, fields, names, labelled })
     }
 
     /// All rows; at least one.
@@ -200,6 +201,12 @@ impl Rows {
         let mut value = Map::new();
         for (field, name) in &self.names {
             value.insert(field.name.into(), fields.remove(name).unwrap_or(Value::Null));
+        }
+        // what the first record did not have, under the task's own name
+        for field in self.fields.iter().filter(|f| !value.contains_key(f.name)).map(|f| f.name).collect::<Vec<_>>() {
+            if let Some(found) = fields.remove(field) {
+                value.insert(field.into(), found);
+            }
         }
         if let Some(id) = fields.remove("id").filter(|_| !value.contains_key("id")) {
             value.insert("id".into(), id);
