@@ -99,6 +99,14 @@ pub(super) fn convert(path: &Path, folder: &Path, config: &mut TokenizerConfig) 
     if let Some(i) = proto.pieces.iter().position(|p| p.piece.is_empty() || !p.score.is_finite()) {
         return Err(broken(format!("piece {i} is empty or has no score")));
     }
+    // The table of replacements begins with the length of its first part, for which memory is taken unseen.
+    let table = proto.normalizer_spec.as_ref().and_then(|n| n.precompiled_charsmap.as_ref()).filter(|map| !map.is_empty());
+    if let Some(map) = table {
+        let first = map.first_chunk::<4>().map(|b| u32::from_le_bytes(*b) as usize);
+        if first.is_none_or(|len| len > map.len() - 4) {
+            return Err(broken("its table of replacements is cut off".into()));
+        }
+    }
     let trainer = proto.trainer_spec.clone().unwrap_or_default();
     if trainer.treat_whitespace_as_suffix == Some(true) {
         return Err(broken("it marks the ends of words instead of their starts, which Cloze does not have".into()));
