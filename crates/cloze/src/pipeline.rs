@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cloze_model::Model;
+use cloze_model::files::sentence::SentenceModel;
 use cloze_model::params::Spec;
 use cloze_task::run::Packed;
 use cloze_task::text_classification::TextInput;
-use cloze_task::{Columns, Context, Figures, Head, Job, Options, Output, Row, Rows, Runner, Sequence, Settings, Task, TaskError};
+use cloze_task::{Columns, Context, Figures, Head, Job, Options, Output, Row, Rows, Runner, Sequence, Settings, Task, TaskError, Want};
 use cloze_task::{answers, fill_mask, require, text_classification as classification};
 use cloze_tensor::{Backend, Dtype, Operands, Tape, Weights};
 use cloze_text::{Encoding, Tokenizer};
@@ -57,7 +58,17 @@ impl<B: Backend> Engine for Loaded<'_, B> {
     fn run(&self, model: &Model, context: &Context, sequences: &[&Sequence]) -> Result<Vec<Output>, TaskError> {
         let Self { backend, weights, dtype, batch_tokens } = self;
         let pooling = context.settings.pooling;
-        Packed { backend: *backend, model, weights, dtype: *dtype, batch_tokens: *batch_tokens, pooling }.run(sequences)
+        let mut outputs =
+            Packed { backend: *backend, model, weights, dtype: *dtype, batch_tokens: *batch_tokens, pooling }.run(sequences)?;
+        for (output, sequence) in outputs.iter_mut().zip(sequences) {
+            if let (Want::Embedding, Output::Rows { width, values }) = (&sequence.want, output) {
+                for dense in &context.settings.dense {
+                    *values = dense.apply(values);
+                    *width = values.len();
+                }
+            }
+        }
+        Ok(outputs)
     }
 
     fn watch(&self, model: &Model, encoding: &Encoding) -> Vec<crate::attention::Layer> {
@@ -115,8 +126,10 @@ impl<'d> Pipeline<'d> {
     /// Load a model folder in a form of one's own.
     pub fn with_form(device: &'d Device, folder: &Path, form: &Form, max_length: Option<usize>) -> Result<Self, Error> {
         let folder = &crate::hub::model_folder(folder, &mut |_| ())?;
-        let opened = cloze_model::open(folder, None, 0)?;
-        let tokenizer = Tokenizer::load(folder)?;
+        // Some folders of sentence-transformers hold the encoder one level deeper.
+        let encoder = SentenceModel::read(folder)?.map_or_else(|| folder.clone(), |s| s.encoder);
+        let opened = cloze_model::open(&encoder, None, 0)?;
+        let tokenizer = Tokenizer::load(&encoder)?;
         let settings = Settings::read(folder)?;
         let longest = opened.model.blueprint.position.longest();
         let max_length = max_length.map_or(settings.max_length.unwrap_or(512).clamp(3, longest), |m| m.clamp(3, longest));
