@@ -4,7 +4,9 @@
 
 use std::path::Path;
 
+use cloze::model::files::container::Container;
 use cloze::model::files::safetensors::TensorFiles;
+use cloze::model::files::sentence::SentenceModel;
 use cloze::task::{Columns, Rows, TASKS};
 use cloze::text::read::{Documents, ReadOptions, expand};
 use cloze::text::shard::Shard;
@@ -17,7 +19,7 @@ use cloze::train::pretrain::PretrainRun;
 pub type Parser = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const PARSERS: [Parser; 15] = [
+pub const PARSERS: [Parser; 23] = [
     ("safetensors", safetensors),
     ("model_config", model_config),
     ("tokenizer_json", tokenizer_json),
@@ -33,6 +35,14 @@ pub const PARSERS: [Parser; 15] = [
     ("documents_gz", |bytes| documents("text.txt.gz", bytes)),
     ("documents_zst", |bytes| documents("text.txt.zst", bytes)),
     ("log", log),
+    ("safetensors_index", safetensors_index),
+    ("pytorch_zip", |bytes| container("pytorch_model.bin", bytes, &[])),
+    ("pytorch_old", |bytes| container("pytorch_model.bin", bytes, &[])),
+    ("tensorflow_index", |bytes| container("bert_model.ckpt.index", bytes, &[("bert_model.ckpt.data-00000-of-00001", DATA)])),
+    ("modules_json", modules_json),
+    ("spiece_model", |bytes| tokenizer_files(&[("spiece.model", bytes)])),
+    ("vocab_json", |bytes| tokenizer_files(&[("vocab.json", bytes), ("merges.txt", MERGES)])),
+    ("merges_txt", |bytes| tokenizer_files(&[("vocab.json", VOCAB), ("merges.txt", bytes)])),
 ];
 
 /// Run the parser of that name.
@@ -160,5 +170,53 @@ fn log(bytes: &[u8]) {
         let _ = cloze::train::log::read_log(path);
         let _ = cloze::train::log::JsonlLog::resume(path, 3);
         let _ = cloze::train::curve::Curve::from_log(path, &folder.join("curve.svg"));
+    });
+}
+
+const SHARD: &[u8] = include_bytes!("../../fixtures/containers/sharded/model-00001-of-00002.safetensors");
+const DATA: &[u8] = include_bytes!("../../fixtures/containers/tf/bert_model.ckpt.data-00000-of-00001");
+const VOCAB: &[u8] = include_bytes!("../../fixtures/tokenizers/bytes/vocab.json");
+const MERGES: &[u8] = include_bytes!("../../fixtures/tokenizers/bytes/merges.txt");
+
+fn safetensors_index(bytes: &[u8]) {
+    file("model.safetensors.index.json", bytes, |folder, _| {
+        for name in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"] {
+            std::fs::write(folder.join(name), SHARD).expect("a temporary file");
+        }
+        let _ = TensorFiles::of_folder(folder);
+    });
+}
+
+/// A container of weights that is read whole, and written as safetensors.
+fn container(name: &str, bytes: &[u8], others: &[(&str, &[u8])]) {
+    file(name, bytes, |folder, _| {
+        for (other, bytes) in others {
+            std::fs::write(folder.join(other), bytes).expect("a temporary file");
+        }
+        if let Ok(container) = Container::open(folder) {
+            let _ = (container.copies(), container.write(&folder.join("out.safetensors"), None));
+        }
+    });
+}
+
+fn modules_json(bytes: &[u8]) {
+    file("modules.json", bytes, |folder, _| {
+        std::fs::write(folder.join("config.json"), CONFIG).expect("a temporary file");
+        std::fs::create_dir_all(folder.join("1_Pooling")).expect("a temporary folder");
+        std::fs::write(folder.join("1_Pooling/config.json"), bytes).expect("a temporary file");
+        std::fs::write(folder.join("config_sentence_transformers.json"), bytes).expect("a temporary file");
+        let _ = SentenceModel::read(folder);
+    });
+}
+
+fn tokenizer_files(files: &[(&str, &[u8])]) {
+    let [(name, bytes), others @ ..] = files else { return };
+    file(name, bytes, |folder, _| {
+        for (other, bytes) in others {
+            std::fs::write(folder.join(other), bytes).expect("a temporary file");
+        }
+        if let Ok(tokenizer) = Tokenizer::load(folder) {
+            encode(&tokenizer);
+        }
     });
 }

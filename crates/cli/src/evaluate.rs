@@ -153,7 +153,13 @@ fn suite(path: &Path, options: &Options) -> anyhow::Result<u8> {
         }
     }
     if !options.json && !goals.is_empty() {
-        print_line(format!("{:<width$}{:<24}{:>8}  {:.4}", "mean of first figures", "", "", goals.iter().sum::<f64>() / goals.len() as f64))?;
+        print_line(format!(
+            "{:<width$}{:<24}{:>8}  {:.4}",
+            "mean of first figures",
+            "",
+            "",
+            goals.iter().sum::<f64>() / goals.len() as f64
+        ))?;
     }
     Ok(0)
 }

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use cloze::doctor::{BOUND, compare, examine};
+use cloze::model::files::container::Container;
 use cloze::model::files::safetensors::TensorFiles;
 use cloze::text::{MANIFEST, Manifest, Tokenizer};
 use cloze::train::figures::{format_bytes, grouped};
@@ -14,7 +16,7 @@ use crate::options::{Options, print_json, print_line};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A model, a corpus (from `prepare`), a tokenizer, or a run's folder
+    /// A model (a folder, or org/name[@revision] on the hub), a corpus (from `prepare`), a tokenizer, or a run's folder
     folder: PathBuf,
     /// List every tensor
     #[arg(long)]
@@ -23,22 +25,28 @@ pub(crate) struct Args {
     /// comparison with another implementation
     #[arg(long, value_name = "FILE", requires = "text")]
     dump: Option<PathBuf>,
-    /// A text for --dump; may be given many times
+    /// A text for --dump or --against; may be given many times
     #[arg(long)]
     text: Vec<String>,
+    /// Compare with another model: configuration, weights tensor by tensor, and both on the same text layer by layer
+    #[arg(long, value_name = "FOLDER")]
+    against: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     // A run's folder holds its model.
-    let folder = if !args.folder.join("config.json").exists() && args.folder.join("model/config.json").exists() {
-        args.folder.join("model")
-    } else {
-        args.folder.clone()
-    };
+    let folder = model_in(options.model(&args.folder)?);
+    if let Some(other) = &args.against {
+        let other = model_in(options.model(other)?);
+        return against(&folder, &other, &args.text, options);
+    }
     let mut report = serde_json::Map::new();
     report.insert("folder".into(), json!(folder));
     if folder.join("config.json").exists() {
-        report.insert("model".into(), describe_model(&folder, args.tensors)?);
+        // A model that does not load is what the doctor is for.
+        let model = describe_model(&folder, args.tensors).or_else(|error| describe_files(&folder, args.tensors).map_err(|_| error))?;
+        report.insert("model".into(), model);
+        report.insert("findings".into(), json!(examine(&folder)));
     }
     if folder.join(MANIFEST).exists() {
         report.insert("corpus".into(), describe_corpus(&folder)?);
@@ -51,7 +59,6 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     if report.len() == 1 {
         anyhow::bail!("{}: no config.json, no {MANIFEST}, no tokenizer.json or vocab.txt: nothing that Cloze knows", folder.display());
     }
-    check_vocabulary(&mut report);
     if let Some(file) = &args.dump {
         dump(&folder, file, &args.text, options)?;
     }
@@ -61,6 +68,12 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
         print_tree(&Value::Object(report), 0)?;
     }
     Ok(0)
+}
+
+/// The model of a run's folder, or the folder itself.
+fn model_in(folder: PathBuf) -> PathBuf {
+    let inner = folder.join("model");
+    if !folder.join("config.json").exists() && inner.join("config.json").exists() { inner } else { folder }
 }
 
 fn describe_model(folder: &Path, tensors: bool) -> anyhow::Result<Value> {
@@ -138,17 +151,71 @@ fn describe_tokenizer(tokenizer: &Tokenizer) -> Value {
     })
 }
 
-/// A tokenizer that knows more ids than the model has rows reads beyond the table.
-fn check_vocabulary(report: &mut serde_json::Map<String, Value>) {
-    let of = |key: &str| report.get(key).and_then(|v| v.get("vocabulary")).and_then(Value::as_u64);
-    if let (Some(model), Some(tokenizer)) = (of("model"), of("tokenizer"))
-        && tokenizer > model
-    {
-        report.insert(
-            "fault".into(),
-            json!(format!("the tokenizer has {tokenizer} ids, the model {model} rows: they do not belong together")),
-        );
+/// The weights of a folder whose model cannot be loaded.
+fn describe_files(folder: &Path, tensors: bool) -> anyhow::Result<Value> {
+    let container = Container::open(folder)?;
+    let mut list = serde_json::Map::new();
+    let mut values = 0;
+    for name in container.names() {
+        if let Some((shape, dtype)) = container.describe(name) {
+            values += shape.iter().product::<usize>();
+            list.insert(name.to_owned(), json!(format!("{dtype:?} {shape:?}")));
+        }
     }
+    let mut value = json!({"loads": false, "origin": format!("{:?}", container.origin()), "tensors_in_files": list.len(), "values": grouped(values as u64)});
+    if tensors && let Some(map) = value.as_object_mut() {
+        map.insert("tensors".into(), Value::Object(list));
+    }
+    Ok(value)
+}
+
+/// Texts for a comparison when none is given.
+const TEXTS: [&str; 2] = ["The cat sat on the mat.", "猫坐在垫子上。"];
+
+fn against(folder: &Path, other: &Path, texts: &[String], options: &Options) -> anyhow::Result<u8> {
+    let texts = if texts.is_empty() { TEXTS.map(str::to_owned).to_vec() } else { texts.to_vec() };
+    let device = options.open();
+    let c = compare(&device, folder, other, &texts)?;
+    if options.json {
+        print_json(&c)?;
+        return Ok(0);
+    }
+    print_line(format_args!("{}\nagainst {}", folder.display(), other.display()))?;
+    for (key, a, b) in &c.config {
+        print_line(format_args!("  config  {key}: {a} and {b}"))?;
+    }
+    for (names, whose) in [(&c.only_first, "first"), (&c.only_second, "second")] {
+        if !names.is_empty() {
+            print_line(format_args!("  only in the {whose}: {}", names.join(", ")))?;
+        }
+    }
+    for shapes in &c.shapes {
+        print_line(format_args!("  shapes  {shapes}"))?;
+    }
+    print_line(format_args!("  weights  {} tensors equal, {} different", c.equal, c.weights.len()))?;
+    for d in c.weights.iter().take(12) {
+        print_line(format_args!("    {:<60} by {:.3e} ({:.2e} of the largest value)", d.name, d.largest, d.relative))?;
+    }
+    if c.weights.len() > 12 {
+        print_line(format_args!("    and {} more; --json lists all", c.weights.len() - 12))?;
+    }
+    if let Some(why) = &c.not_run {
+        print_line(format_args!("  not run side by side: {why}"))?;
+    }
+    for t in &c.texts {
+        print_line(format_args!("  {}", t.text))?;
+        if !t.same_tokens {
+            print_line("    the tokenizers cut it differently; both models get the first one's tokens")?;
+        }
+        for d in &t.layers {
+            let mark = if t.first_difference.as_ref() == Some(&d.name) { "  ← the first that differs" } else { "" };
+            print_line(format_args!("    {:<26} by {:.3e} ({:.2e} of the largest value){mark}", d.name, d.largest, d.relative))?;
+        }
+        if t.first_difference.is_none() {
+            print_line(format_args!("    no layer differs by more than {BOUND:e}"))?;
+        }
+    }
+    Ok(0)
 }
 
 fn dump(folder: &Path, file: &Path, texts: &[String], options: &Options) -> anyhow::Result<()> {
@@ -192,6 +259,13 @@ fn print_tree(value: &Value, depth: usize) -> anyhow::Result<()> {
             Value::Object(_) => {
                 print_line(format_args!("{indent}{key}"))?;
                 print_tree(value, depth + 1)?;
+            }
+            Value::Array(list) if list.iter().all(Value::is_object) => {
+                print_line(format_args!("{indent}{key}"))?;
+                for item in list {
+                    let parts: Vec<String> = item.as_object().into_iter().flat_map(|m| m.values()).map(plain).collect();
+                    print_line(format_args!("{indent}  {}", parts.join(": ")))?;
+                }
             }
             Value::Array(list) => {
                 let separator = if list.len() > 6 { ",\n                       " } else { ", " };

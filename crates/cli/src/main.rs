@@ -1,8 +1,10 @@
 //! The command line: one file per command, no logic of its own.
 
 mod bench;
+mod convert;
 mod dashboard;
 mod evaluate;
+mod export;
 mod finetune;
 mod inspect;
 mod options;
@@ -10,7 +12,9 @@ mod predict;
 mod prepare;
 mod pretrain;
 mod progress;
+mod quantize;
 mod quickstart;
+mod search;
 mod serve;
 mod signals;
 mod tasks;
@@ -60,6 +64,15 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Answers for texts given as arguments, in a file or on standard input
     Predict(predict::Args),
+    /// A checkpoint of PyTorch or TensorFlow as a Hugging Face folder
+    Convert(convert::Args),
+    /// A model for other runtimes, as ONNX
+    Export(export::Args),
+    /// A model in a quarter of its size, checked on your rows
+    Quantize(quantize::Args),
+    /// Index a file by meaning, and ask it
+    #[command(subcommand)]
+    Search(search::Command),
     /// An HTTP server for a model: text-embeddings-inference, OpenAI embeddings, every task, and a page
     Serve(Box<serve::Args>),
     /// What a model, a corpus or a tokenizer folder holds
@@ -80,6 +93,10 @@ fn main() -> std::process::ExitCode {
         Command::Finetune(args) => finetune::run(args, options),
         Command::Evaluate(args) => evaluate::run(args, options),
         Command::Predict(args) => predict::run(args, options),
+        Command::Convert(args) => convert::run(args, options),
+        Command::Export(args) => export::run(args, options),
+        Command::Quantize(args) => quantize::run(args, options),
+        Command::Search(command) => search::run(command, options),
         Command::Serve(args) => serve::run(*args, options),
         Command::Inspect(args) => inspect::run(args, options),
         Command::Bench(command) => bench::run(command, options),

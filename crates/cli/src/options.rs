@@ -1,9 +1,11 @@
 //! Options that all commands share.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use cloze::train::observer::{Event, Observer};
-use cloze::{Device, DeviceChoice};
+use cloze::{Device, DeviceChoice, hub};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Options that all commands share.
 #[derive(clap::Args, Clone, Debug)]
@@ -35,6 +37,30 @@ impl Options {
     /// The number of threads, where given.
     pub(crate) fn threads(&self) -> Option<usize> {
         self.threads.map(usize::from)
+    }
+
+    /// The folder that a model's path or its name on the hub (`org/name[@revision]`) means; fetched into the hub's cache where it is not there yet.
+    pub(crate) fn model(&self, path: &Path) -> anyhow::Result<PathBuf> {
+        let bar = ProgressBar::hidden();
+        let mut shown = false;
+        let folder = hub::model_folder(path, &mut |progress| match progress {
+            hub::Progress::File { name, have, size } => {
+                if !self.quiet && !shown {
+                    shown = true;
+                    bar.set_draw_target(ProgressDrawTarget::stderr());
+                    bar.set_style(
+                        ProgressStyle::with_template("{msg} {bytes} of {total_bytes} {bar:30} {bytes_per_sec}")
+                            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+                    );
+                }
+                bar.set_message(name.to_owned());
+                bar.set_length(size.unwrap_or(0));
+                bar.set_position(have);
+            }
+            hub::Progress::Bytes(n) => bar.set_position(n),
+        })?;
+        bar.finish_and_clear();
+        Ok(folder)
     }
 
     /// A line for people on standard error, unless they asked for quiet.

@@ -114,7 +114,7 @@ fn train(args: &Train, options: &Options) -> anyhow::Result<u8> {
 }
 
 fn encode(args: &Encode, options: &Options) -> anyhow::Result<u8> {
-    let tokenizer = Tokenizer::load(&args.model)?;
+    let tokenizer = Tokenizer::load(options.model(&args.model)?)?;
     for text in &args.text {
         let encoding = tokenizer.encode(text, true)?;
         let offsets = encoding.char_offsets(text);

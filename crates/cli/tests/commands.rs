@@ -20,6 +20,8 @@ fn help_is_there_for_every_command() {
         ("finetune", "--train"),
         ("evaluate", "--data"),
         ("predict", "--top-k"),
+        ("search index", "--out"),
+        ("search query", "--index"),
         ("serve", "--api-key"),
         ("inspect", "--tensors"),
         ("bench", "step"),
@@ -142,11 +144,16 @@ fn from_a_recipe_to_answers() {
     // a masked word
     let done = world.command("predict --model run/model --json --top-k 3").args(["the [MASK] slept", "[MASK] [MASK]"]).output().unwrap();
     let answers = world::Done::from(done).well().json();
-    assert_eq!(answers[0]["masks"].as_array().unwrap().len(), 1);
-    assert_eq!(answers[1]["masks"].as_array().unwrap().len(), 2);
-    assert_eq!(answers[0]["masks"][0].as_array().unwrap().len(), 3);
-    world.run("predict --model run/model --task text-classification x").fails(1, &["no classifier", "cloze finetune"]);
-    world.run("predict --model run/model --task dance x").fails(1, &["dance", "fill-mask"]);
+    assert_eq!(answers[0]["answer"].as_array().unwrap().len(), 3, "one mask: its candidates");
+    assert_eq!(answers[1]["answer"].as_array().unwrap().len(), 2, "two masks: those of each");
+    assert_eq!(answers[1]["answer"][0].as_array().unwrap().len(), 3);
+    world.run("predict --model run/model --task text-classification x").fails(1, &["no sequence classifier", "cloze finetune"]);
+    world.run("predict --model run/model --task dance x").fails(2, &["dance", "fill-mask"]);
+    let done = world.command("predict --model run/model --json --option joint=true").arg("the [MASK] [MASK] near").output().unwrap();
+    let joint = &world::Done::from(done).well().json()[0]["answer"];
+    assert_eq!(joint[0]["words"].as_array().unwrap().len(), 2, "{joint}");
+    let done = world.command("predict --model run/model --task masked-lm-scoring --json").arg("the dog slept").output().unwrap();
+    assert!(world::Done::from(done).well().json()[0]["answer"]["score"].as_f64().unwrap() < 0.0);
 
     // a classifier
     rows(&world, "train.tsv", 0, 150);
@@ -178,11 +185,46 @@ fn from_a_recipe_to_answers() {
         take.read_line(&mut line).unwrap();
         let answer: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(answer["text"], text);
-        assert!(label.is_empty() || answer["label"] == label, "{answer}");
-        assert!((0.0..=1.0).contains(&answer["score"].as_f64().unwrap()));
+        let best = &answer["answer"][0];
+        assert!(label.is_empty() || best["label"] == label, "{answer}");
+        assert!((0.0..=1.0).contains(&best["score"].as_f64().unwrap()));
     }
     drop(give);
     assert!(child.wait().unwrap().success());
+
+    // answers go to a file, and a run that was cut goes on behind its last whole line
+    let whole = world.run("predict --model classifier/model --input dev.tsv --out all.jsonl").well();
+    assert!(whole.out.is_empty());
+    let all = std::fs::read_to_string(world.path("all.jsonl")).unwrap();
+    assert_eq!(all.lines().count(), 60);
+    world.write("cut.jsonl", &all[..all.len() / 2]);
+    world.run("predict --model classifier/model --input dev.tsv --out cut.jsonl").well();
+    assert_eq!(std::fs::read_to_string(world.path("cut.jsonl")).unwrap(), all, "no row is lost or doubled");
+
+    // many evaluations in one table
+    world.write("suite.toml", "[[run]]\nname = \"animals\"\nmodel = \"classifier/model\"\ndata = \"dev.tsv\"\n");
+    let suite = world.run("evaluate --suite suite.toml --json --quiet").well().json();
+    assert_eq!((&suite[0]["name"], suite[0]["rows"].as_u64()), (&"animals".into(), Some(60)));
+    world.write("suite.toml", "[[run]]\nmodle = \"classifier/model\"\n");
+    world.run("evaluate --suite suite.toml").fails(1, &["suite.toml", "modle"]);
+
+    // seeds with mean and spread
+    let done = world
+        .command("finetune --model run/model --train train.tsv --dev dev.tsv --out seeds --seeds 2 --json --quiet")
+        .args(["--set", "budget=1 epochs"])
+        .output()
+        .unwrap();
+    let seeds = world::Done::from(done).well().json();
+    assert_eq!(seeds.last().unwrap()["metrics"]["accuracy"].as_array().unwrap().len(), 2);
+
+    // an index of the texts, and what is nearest to one of them
+    world.run("search index --model run/model --input dev.tsv --out index --quiet").well();
+    let done = world.command("search query --index index --json --top-k 2").arg("the old dog slept near the boat again").output().unwrap();
+    let hits = &world::Done::from(done).well().json()[0]["hits"];
+    assert_eq!(hits.as_array().unwrap().len(), 2);
+    assert!(hits[0]["score"].as_f64().unwrap() >= hits[1]["score"].as_f64().unwrap() && hits[0]["row"]["text"].is_string(), "{hits}");
+    world.write("index/vectors.f32", b"cut");
+    world.run("search query --index index x").fails(1, &["vectors.f32", "3 bytes"]);
 
     // a reader that goes away is no fault
     let many = "the old dog slept\n".repeat(20_000);

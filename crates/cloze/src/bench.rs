@@ -94,14 +94,9 @@ impl<'d> Forward<'d> {
     /// Load a folder's body. `batch_tokens`: tokens that run at once, at most.
     pub fn load(device: &'d Device, folder: &Path, operands: Operands, batch_tokens: usize) -> Result<Self, Error> {
         let Device::Cpu(cpu) = device;
-        let loaded = cloze_model::load_with(folder, Some(Heads::default()), 0)?;
-        let dtype = device.activations(operands);
-        let model = loaded.model;
-        let values = loaded.values;
-        let read = |spec: &cloze_model::params::Spec| {
-            Ok::<_, std::convert::Infallible>(cloze_tensor::Frozen::F32(std::borrow::Cow::Borrowed(&values[spec.param.range()])))
-        };
-        let Ok(weights) = model.freeze(&**cpu, |_| operands, read);
+        let opened = cloze_model::open(folder, Some(Heads::default()), 0)?;
+        let weights = opened.model.freeze(&**cpu, |_| operands, |spec| opened.read(spec))?;
+        let (model, dtype) = (opened.model, device.activations(operands));
         Ok(Self { cpu, model, weights, dtype, batch_tokens })
     }
 

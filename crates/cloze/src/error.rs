@@ -18,12 +18,18 @@ pub enum Error {
     /// Training.
     #[error(transparent)]
     Train(#[from] cloze_train::TrainError),
+    /// A model by name.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// A device that is not known.
     #[error("device \"{found}\" is not known; this build has cpu and auto")]
     Device {
         /// What was asked for.
         found: String,
     },
+    /// An index that cannot be searched.
+    #[error(transparent)]
+    Search(#[from] crate::search::SearchError),
     /// The generated world.
     #[error(transparent)]
     World(#[from] crate::world::WorldError),

@@ -8,10 +8,15 @@
 
 pub mod attention;
 pub mod bench;
+pub mod convert;
 mod device;
+pub mod doctor;
 mod error;
+pub mod hub;
 mod pipeline;
+pub mod quantize;
 pub mod quickstart;
+pub mod search;
 pub mod world;
 
 pub use cloze_model as model;
@@ -22,7 +27,7 @@ pub use cloze_train as train;
 
 pub use device::{Device, DeviceChoice};
 pub use error::Error;
-pub use pipeline::{Pipeline, States};
+pub use pipeline::{Form, Pipeline, States};
 
 use cloze_train::finetune::{FinetuneRun, Finetuned};
 use cloze_train::fit::Outcome;
@@ -44,5 +49,6 @@ pub fn finetune(
     control: &Control,
 ) -> Result<Finetuned, Error> {
     let Device::Cpu(cpu) = device;
+    let run = &FinetuneRun { model: hub::model_folder(&run.model, &mut |_| ())?, ..run.clone() };
     Ok(cloze_train::finetune::finetune(&**cpu, run, device.for_run(run.precision), resume, observers, control)?)
 }

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cloze_model::Model;
+use cloze_model::params::Spec;
 use cloze_task::run::Packed;
 use cloze_task::text_classification::TextInput;
 use cloze_task::{Columns, Context, Figures, Head, Job, Options, Output, Row, Rows, Runner, Sequence, Settings, Task, TaskError};
 use cloze_task::{answers, fill_mask, require, text_classification as classification};
-use cloze_tensor::{Backend, Dtype, Tape, Weights};
+use cloze_tensor::{Backend, Dtype, Operands, Tape, Weights};
 use cloze_text::{Encoding, Tokenizer};
 use cloze_train::run::Precision;
 use serde_json::Value;
@@ -76,27 +77,57 @@ impl<B: Backend> Engine for Loaded<'_, B> {
     }
 }
 
-/// Tokens that one forward pass of a pipeline holds.
-const BATCH_TOKENS: usize = 8192;
+/// Tokens that one forward pass of a pipeline holds: enough for products at full speed, few enough that the activations
+/// of a layer stay in the caches.
+const BATCH_TOKENS: usize = 1024;
+
+/// In which form a model is held.
+pub struct Form<'a> {
+    /// The operands of products with each matrix.
+    pub operands: &'a dyn Fn(&Spec) -> Operands,
+    /// Activations between products are of the kind that goes with these.
+    pub activations: Operands,
+}
+
+impl Form<'static> {
+    /// All alike.
+    pub fn whole(operands: Operands) -> Self {
+        let all: &'static dyn Fn(&Spec) -> Operands = match operands {
+            Operands::F32 => &|_| Operands::F32,
+            Operands::Bf16 => &|_| Operands::Bf16,
+            Operands::Int8 => &|spec| if Model::is_quantizable(spec) { Operands::Int8 } else { Operands::Bf16 },
+        };
+        Self { operands: all, activations: operands }
+    }
+}
 
 /// Rows that are encoded and answered together.
 const CHUNK: usize = 512;
 
 impl<'d> Pipeline<'d> {
-    /// Load a model folder. `max_length`: longer texts are cut; the model's own limit when `None`.
+    /// Load a model folder, or a model of the hub by its name. `max_length`: longer texts are cut; the model's own limit when `None`.
+    /// Matrices that a quantised folder holds as bytes are multiplied as bytes; `precision` is about everything else.
     pub fn load(device: &'d Device, folder: &Path, precision: Precision, max_length: Option<usize>) -> Result<Self, Error> {
-        let loaded = cloze_model::load(folder)?;
+        let operands = if device.dtype(precision) == Dtype::Bf16 { Operands::Bf16 } else { Operands::F32 };
+        Self::with_form(device, folder, &Form::whole(operands), max_length)
+    }
+
+    /// Load a model folder in a form of one's own.
+    pub fn with_form(device: &'d Device, folder: &Path, form: &Form, max_length: Option<usize>) -> Result<Self, Error> {
+        let folder = &crate::hub::model_folder(folder, &mut |_| ())?;
+        let opened = cloze_model::open(folder, None, 0)?;
         let tokenizer = Tokenizer::load(folder)?;
         let settings = Settings::read(folder)?;
-        let longest = loaded.model.blueprint.position.longest();
+        let longest = opened.model.blueprint.position.longest();
         let max_length = max_length.map_or(settings.max_length.unwrap_or(512).clamp(3, longest), |m| m.clamp(3, longest));
-        let dtype = device.dtype(precision);
         let Device::Cpu(cpu) = device;
-        let weights = loaded.model.frozen(&**cpu, &loaded.values, dtype);
+        let dtype = device.activations(form.activations);
+        let operands = |spec: &Spec| if opened.is_bytes(spec) { Operands::Int8 } else { (form.operands)(spec) };
+        let weights = opened.model.freeze(&**cpu, operands, |spec| opened.read(spec))?;
         let engine = Loaded { backend: &**cpu, weights, dtype, batch_tokens: BATCH_TOKENS.max(max_length) };
-        let heads = &loaded.model.heads;
+        let heads = &opened.model.heads;
         let context = Context { tokenizer, labels: heads.labels.clone(), problem: heads.problem, max_length, settings };
-        Ok(Self { engine: Box::new(engine), model: loaded.model, context: Arc::new(context), new: loaded.report.new })
+        Ok(Self { engine: Box::new(engine), model: opened.model, context: Arc::new(context), new: opened.report.new })
     }
 
     /// The model.
@@ -236,8 +267,13 @@ impl<'d> Pipeline<'d> {
     /// Everything that the model computes for one text.
     pub fn states(&self, text: &str) -> Result<(Encoding, States), Error> {
         let encoding = self.context.tokenizer.encode_truncated(text, self.context.max_length)?;
-        let states = self.engine.states(&self.model, &encoding);
+        let states = self.states_of(&encoding);
         Ok((encoding, states))
+    }
+
+    /// The same for tokens that are there already; their ids must be below the size of the vocabulary.
+    pub fn states_of(&self, encoding: &Encoding) -> States {
+        self.engine.states(&self.model, encoding)
     }
 }
 

@@ -42,6 +42,10 @@ fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/bert-tiny").join(name)).unwrap()
 }
 
+fn other(path: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(path)).unwrap()
+}
+
 const RECIPE: &str = r#"
 out = "run"
 seed = 4
@@ -96,6 +100,14 @@ fn sound_files() -> Vec<(&'static str, Vec<u8>)> {
         ("documents_gz", GZ.into()),
         ("documents_zst", ZST.into()),
         ("log", read(&log)),
+        ("safetensors_index", other("containers/sharded/model.safetensors.index.json")),
+        ("pytorch_zip", other("containers/zip/pytorch_model.bin")),
+        ("pytorch_old", other("containers/old/pytorch_model.bin")),
+        ("tensorflow_index", other("containers/tf/bert_model.ckpt.index")),
+        ("modules_json", other("containers/sentence/modules.json")),
+        ("spiece_model", other("tokenizers/unigram/spiece.model")),
+        ("vocab_json", other("tokenizers/bytes/vocab.json")),
+        ("merges_txt", other("tokenizers/bytes/merges.txt")),
     ]
 }
 

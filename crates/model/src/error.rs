@@ -92,7 +92,7 @@ pub enum ModelError {
         expected: Vec<usize>,
     },
     /// A tensor is of an element kind that holds no weights.
-    #[error("{path}: tensor `{name}` is of type {found}; weights are F32, F16 or BF16")]
+    #[error("{path}: tensor `{name}` is of type {found}; weights are F32, F16, BF16 or F64")]
     TensorType {
         /// The file.
         path: PathBuf,
@@ -101,15 +101,77 @@ pub enum ModelError {
         /// Its type.
         found: String,
     },
-    /// A shard index points outside of its folder.
-    #[error("{path}: weight_map sends `{name}` to \"{target}\", outside of the folder; refused")]
+    /// A path in a file (a shard index, modules.json) leaves the folder.
+    #[error("{path}: `{name}` points to \"{target}\", outside of the folder; refused")]
     Escapes {
-        /// The index file.
+        /// The file that says so.
         path: PathBuf,
-        /// The tensor.
+        /// The tensor or the key.
         name: String,
         /// Where it points.
         target: String,
+    },
+    /// The weights are a PyTorch pickle.
+    #[error(
+        "{folder} holds its weights as pytorch_model.bin, a program in Python's pickle format; `cloze convert --from {folder} --out NEW` reads it without running anything and writes safetensors"
+    )]
+    Unconverted {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A shard lacks a tensor that the index promises.
+    #[error("{path}: `{name}` should be in {shard}, which does not hold it; get the shard again")]
+    NotInShard {
+        /// The index.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Where it should be.
+        shard: PathBuf,
+    },
+    /// A file is longer than any sound one.
+    #[error("{path}: {bytes} bytes, above the limit of {limit} for a file of its kind")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+        /// The longest that is read.
+        limit: u64,
+    },
+    /// A container of another framework is damaged or of a kind that is not read.
+    #[error("{path}: not a sound {format}: {fault}")]
+    Container {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        format: &'static str,
+        /// What is wrong, and where.
+        fault: String,
+    },
+    /// A pickle wants to do more than describe tensors.
+    #[error("{path}: the pickle asks for `{what}`, which describes no tensor; refused, and nothing of it was run")]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// The function or operation.
+        what: String,
+    },
+    /// A part of a model that the ONNX export does not know.
+    #[error("this {family} model cannot be exported: the export does not know {what}")]
+    Export {
+        /// Its family.
+        family: &'static str,
+        /// The part.
+        what: String,
+    },
+    /// A description of sentence-transformers modules is broken.
+    #[error("{path}: {fault}")]
+    Modules {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        fault: String,
     },
 }
 

@@ -12,12 +12,13 @@ pub mod files;
 mod frozen;
 pub mod head;
 mod model;
+pub mod onnx;
 pub mod params;
 pub mod registry;
 pub mod transformer;
 
 pub use blueprint::Blueprint;
 pub use error::ModelError;
-pub use files::hub_folder::{LoadReport, Loaded, load, load_with, save};
+pub use files::hub_folder::{LoadReport, Loaded, Opened, load, load_with, open, save};
 pub use model::{Heads, Model, Output, Problem};
 pub use transformer::Input;

@@ -107,16 +107,21 @@ impl ParamTable {
 
     /// Initial values of one parameter, written to its place in `values` (flat).
     pub fn init_one(&self, spec: &Spec, seed: u64, values: &mut [f32]) {
-        let place = &mut values[spec.param.range()];
-        match spec.init {
-            Init::Zeros => place.fill(0.0),
-            Init::Ones => place.fill(1.0),
+        values[spec.param.range()].copy_from_slice(&spec.initial(seed));
+    }
+}
+
+impl Spec {
+    /// Its initial values. // `[rows · cols]`
+    pub fn initial(&self, seed: u64) -> Vec<f32> {
+        let len = self.param.len();
+        match self.init {
+            Init::Zeros => vec![0.0; len],
+            Init::Ones => vec![1.0; len],
             Init::Normal(deviation) => {
                 // Keyed by the name, so that adding a head does not change the body's start.
-                let key = Key::new(seed, Stream::Init, name_hash(&spec.name), 0);
-                for (i, v) in place.iter_mut().enumerate() {
-                    *v = deviation * truncated_normal(&key, i as u64);
-                }
+                let key = Key::new(seed, Stream::Init, name_hash(&self.name), 0);
+                (0..len as u64).map(|i| deviation * truncated_normal(&key, i)).collect()
             }
         }
     }

@@ -150,7 +150,25 @@ pub enum Step {
 impl Step {
     /// A typed answer.
     pub fn answer(answer: &impl serde::Serialize) -> Result<Self, TaskError> {
-        Ok(Step::Answer(serde_json::to_value(answer).map_err(|e| TaskError::Answer { problem: e.to_string() })?))
+        let mut value = serde_json::to_value(answer).map_err(|e| TaskError::Answer { problem: e.to_string() })?;
+        shorten(&mut value);
+        Ok(Step::Answer(value))
+    }
+}
+
+/// Single-precision numbers with the digits that they need, not with those of their double.
+fn shorten(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(shorten),
+        Value::Object(map) => map.values_mut().for_each(shorten),
+        Value::Number(number) if number.is_f64() => {
+            let wide = number.as_f64().unwrap_or(0.0);
+            let short = (wide as f32).to_string().parse::<f64>().ok().filter(|s| *s as f32 == wide as f32);
+            if let Some(short) = short.and_then(serde_json::Number::from_f64) {
+                *number = short;
+            }
+        }
+        _ => {}
     }
 }
 

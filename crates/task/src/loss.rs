@@ -263,10 +263,8 @@ mod tests {
             (nested, vec![(&Target::Contrast, vec![one(0), one(1), one(2)]), (&Target::Contrast, vec![one(3), one(4)])], 5, 4),
         ];
         let (labels, wanted) = (Target::Tokens(vec![0, 2, 1]), Target::Classes(vec![1.0, 0.0, 1.0]));
-        let more: Vec<(LossOptions, Vec<Rows>, usize, usize)> = vec![
-            (Default::default(), vec![(&labels, vec![0..3])], 3, 3),
-            (Default::default(), vec![(&wanted, vec![one(0)])], 1, 3),
-        ];
+        let more: Vec<(LossOptions, Vec<Rows>, usize, usize)> =
+            vec![(Default::default(), vec![(&labels, vec![0..3])], 3, 3), (Default::default(), vec![(&wanted, vec![one(0)])], 1, 3)];
         for (options, examples, rows, width) in cases.into_iter().chain(more) {
             let values: Vec<f32> = (0..rows * width).map(|i| ((i * 7 + 3) % 11) as f32 / 5.0 - 1.0).collect();
             let found = loss(&options, &examples, &values, width);

@@ -43,7 +43,12 @@ pub struct Comparison {
 
 /// The values of a row: one text, or a pair.
 pub static FIELDS: [Field; 4] = [
-    Field { name: "text", about: "the text; of a pair the good one", usual: &["good", "sentence_good", "sentence"], needed: Needed::Always },
+    Field {
+        name: "text",
+        about: "the text; of a pair the good one",
+        usual: &["good", "sentence_good", "sentence"],
+        needed: Needed::Always,
+    },
     Field { name: "bad", about: "the text that should be less likely", usual: &["sentence_bad"], needed: Needed::Labelled },
     Field { name: "paradigm", about: "figures are told for each of them, too", usual: &["uid", "UID"], needed: Needed::Gold },
     Field { name: "field", about: "likewise", usual: &["linguistics_term", "phenomenon"], needed: Needed::Gold },
@@ -92,7 +97,9 @@ impl Task for MaskedLmScoring {
 
     fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
         let text = |field: &str| input.get(field).and_then(Value::as_str).unwrap_or_default();
-        let line = |l: Likelihood, text: &str| format!("{:>9.3} {}  {text}", l.score, paint.faint(&format!("({:.2} a token)", l.score / l.tokens.max(1) as f32)));
+        let line = |l: Likelihood, text: &str| {
+            format!("{:>9.3} {}  {text}", l.score, paint.faint(&format!("({:.2} a token)", l.score / l.tokens.max(1) as f32)))
+        };
         match serde_json::from_value::<Comparison>(answer.clone()) {
             Ok(c) => format!("{}\n{}", line(c.good, text("text")), line(c.bad, text("bad"))),
             Err(_) => line(serde_json::from_value(answer.clone()).unwrap_or_default(), input.as_str().unwrap_or(text("text"))),

@@ -19,10 +19,25 @@ pub struct MultipleChoice;
 
 /// The values of a row.
 pub static FIELDS: [Field; 4] = [
-    Field { name: "context", about: "the text that the question is about", usual: &["passage", "article", "sent1", "text"], needed: Needed::Optional },
-    Field { name: "question", about: "the question, or the beginning of what the choices go on with", usual: &["query", "sent2"], needed: Needed::Always },
+    Field {
+        name: "context",
+        about: "the text that the question is about",
+        usual: &["passage", "article", "sent1", "text"],
+        needed: Needed::Optional,
+    },
+    Field {
+        name: "question",
+        about: "the question, or the beginning of what the choices go on with",
+        usual: &["query", "sent2"],
+        needed: Needed::Always,
+    },
     Field { name: "choices", about: "the choices, a list of texts", usual: &["options", "choice", "endings"], needed: Needed::Always },
-    Field { name: "label", about: "the right choice: its number from 0, its letter, or its text", usual: &["answer", "labels"], needed: Needed::Labelled },
+    Field {
+        name: "label",
+        about: "the right choice: its number from 0, its letter, or its text",
+        usual: &["answer", "labels"],
+        needed: Needed::Labelled,
+    },
 ];
 
 impl Task for MultipleChoice {

@@ -48,7 +48,12 @@ pub struct Answer {
 /// The values of a row.
 pub static FIELDS: [Field; 3] = [
     Field { name: "question", about: "the question", usual: &["query"], needed: Needed::Always },
-    Field { name: "context", about: "the text that holds the answer", usual: &["passage", "paragraph", "document", "text"], needed: Needed::Always },
+    Field {
+        name: "context",
+        about: "the text that holds the answer",
+        usual: &["passage", "paragraph", "document", "text"],
+        needed: Needed::Always,
+    },
     Field {
         name: "answers",
         about: "SQuAD's {text, answer_start} (a list of them, or of texts); empty: no answer",
@@ -139,7 +144,8 @@ impl Task for QuestionAnswering {
             }
         }
         let n = rows.len().max(1) as f64;
-        let mut figures = Figures { values: [("exact_match".to_owned(), exact / n), ("f1".to_owned(), f1 / n)].into(), ..Figures::default() };
+        let mut figures =
+            Figures { values: [("exact_match".to_owned(), exact / n), ("f1".to_owned(), f1 / n)].into(), ..Figures::default() };
         if known.len() < rows.len() && !known.is_empty() {
             figures.values.insert("answerable_f1".into(), known.iter().sum::<f64>() / known.len() as f64);
         }
@@ -306,7 +312,8 @@ fn decode(windows: &[Window], passage: &str, outputs: &[Output], options: &Optio
         let (starts, ends) = (top(0), top(1));
         for &start in &starts {
             for &end in ends.iter().filter(|&&e| e >= start && e - start < longest) {
-                let bytes = window.encoding.offsets[start].0 as usize + window.offset..window.encoding.offsets[end].1 as usize + window.offset;
+                let bytes =
+                    window.encoding.offsets[start].0 as usize + window.offset..window.encoding.offsets[end].1 as usize + window.offset;
                 found.push((rows[start][0] + rows[end][1], bytes));
             }
         }

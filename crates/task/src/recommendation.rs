@@ -40,7 +40,12 @@ pub type Answer = Vec<Recommended>;
 
 /// The values of a row.
 pub static FIELDS: [Field; 3] = [
-    Field { name: "history", about: "the texts of a user's items, the last one last", usual: &["items", "sequence"], needed: Needed::Always },
+    Field {
+        name: "history",
+        about: "the texts of a user's items, the last one last",
+        usual: &["items", "sequence"],
+        needed: Needed::Always,
+    },
     Field { name: "item", about: "the text of the next item", usual: &["next", "target", "label"], needed: Needed::Gold },
     Field { name: "candidates", about: "item texts to choose from", usual: &["texts"], needed: Needed::Optional },
 ];

@@ -41,7 +41,12 @@ pub static FIELDS: [Field; 4] = [
         usual: &["text", "passage", "passages", "documents", "positive", "answer", "text_b", "sentence2"],
         needed: Needed::Always,
     },
-    Field { name: "negatives", about: "texts that do not answer; then `texts` are those that do", usual: &["negative"], needed: Needed::Gold },
+    Field {
+        name: "negatives",
+        about: "texts that do not answer; then `texts` are those that do",
+        usual: &["negative"],
+        needed: Needed::Gold,
+    },
     Field { name: "label", about: "for each text 1 (it answers) or 0", usual: &["labels", "relevant"], needed: Needed::Gold },
 ];
 
@@ -186,7 +191,19 @@ fn pair(context: &Context, query: &str, text: String) -> Result<(Sequence, bool)
 fn score(output: &Output, raw: bool) -> f32 {
     match output.values() {
         [] => 0.0,
-        [logit] => if raw { *logit } else { sigmoid(*logit) },
-        logits => if raw { logits[logits.len() - 1] } else { softmax(logits).pop().unwrap_or(0.0) },
+        [logit] => {
+            if raw {
+                *logit
+            } else {
+                sigmoid(*logit)
+            }
+        }
+        logits => {
+            if raw {
+                logits[logits.len() - 1]
+            } else {
+                softmax(logits).pop().unwrap_or(0.0)
+            }
+        }
     }
 }

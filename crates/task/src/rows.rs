@@ -146,6 +146,7 @@ pub(crate) fn brief(value: &Value) -> String {
 pub struct Rows {
     path: Arc<Path>,
     records: std::iter::Peekable<Records>,
+    fields: &'static [Field],
     names: Vec<(&'static Field, String)>,
     labelled: bool,
 }
@@ -176,12 +177,14 @@ impl Rows {
             match found {
                 Some(name) => names.push((field, name)),
                 // Two columns without names are a text and its label.
-                None if field.needed == Needed::Labelled && there.len() == 2 && there[0] == "column1" => names.push((field, there[1].clone())),
+                None if field.needed == Needed::Labelled && there.len() == 2 && there[0] == "column1" => {
+                    names.push((field, there[1].clone()))
+                }
                 None if needed && !there.is_empty() => return Err(missing(field)),
                 None => {}
             }
         }
-        Ok(Self { path: Arc::from(path), records, names, labelled })
+        Ok(Self { path: Arc::from(path), records, fields, names, labelled })
     }
 
     /// All rows; at least one.
@@ -199,6 +202,12 @@ impl Rows {
         for (field, name) in &self.names {
             value.insert(field.name.into(), fields.remove(name).unwrap_or(Value::Null));
         }
+        // what the first record did not have, under the task's own name
+        for field in self.fields.iter().filter(|f| !value.contains_key(f.name)).map(|f| f.name).collect::<Vec<_>>() {
+            if let Some(found) = fields.remove(field) {
+                value.insert(field.into(), found);
+            }
+        }
         if let Some(id) = fields.remove("id").filter(|_| !value.contains_key("id")) {
             value.insert("id".into(), id);
         }
@@ -210,9 +219,7 @@ impl Rows {
             Needed::Gold | Needed::Optional => false,
         };
         match self.names.iter().find(|(f, _)| absent(f)) {
-            Some((_, column)) => {
-                Err(TaskError::Empty { path: self.path.to_path_buf(), line: row.line, column: column.clone() })
-            }
+            Some((_, column)) => Err(TaskError::Empty { path: self.path.to_path_buf(), line: row.line, column: column.clone() }),
             None => Ok(row),
         }
     }

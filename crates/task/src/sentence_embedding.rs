@@ -87,7 +87,12 @@ impl Task for SentenceEmbedding {
         let text = input.as_str().or_else(|| input.get("text").and_then(Value::as_str)).unwrap_or_default();
         let vector: Vec<f32> = serde_json::from_value(answer.clone()).unwrap_or_default();
         let shown: Vec<String> = vector.iter().take(6).map(|v| format!("{v:.4}")).collect();
-        format!("[{}{}] {}  {text}", shown.join(", "), if vector.len() > 6 { ", …" } else { "" }, paint.faint(&format!("({})", vector.len())))
+        format!(
+            "[{}{}] {}  {text}",
+            shown.join(", "),
+            if vector.len() > 6 { ", …" } else { "" },
+            paint.faint(&format!("({})", vector.len()))
+        )
     }
 
     fn figures(&self, _: &Context, rows: &[Row], answers: &[Value]) -> Result<Figures, TaskError> {

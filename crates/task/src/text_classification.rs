@@ -57,9 +57,7 @@ pub static FIELDS: [Field; 3] = [
     Field {
         name: "text",
         about: "the text, or the first of a pair",
-        usual: &[
-            "sentence", "sentence1", "text_a", "premise", "question", "question1", "query", "review", "content", "title", "column1",
-        ],
+        usual: &["sentence", "sentence1", "text_a", "premise", "question", "question1", "query", "review", "content", "title", "column1"],
         needed: Needed::Always,
     },
     Field {
@@ -276,7 +274,11 @@ fn guess(rows: &[Row]) -> Problem {
     }
     let written: Vec<String> = rows.iter().filter_map(|r| r.written("label").ok()).collect();
     let numbers = written.iter().all(|l| l.parse::<f64>().is_ok());
-    if numbers && written.iter().any(|l| l.parse::<f64>().is_ok_and(|n| n.fract() != 0.0)) { Problem::Regression } else { Problem::SingleLabel }
+    if numbers && written.iter().any(|l| l.parse::<f64>().is_ok_and(|n| n.fract() != 0.0)) {
+        Problem::Regression
+    } else {
+        Problem::SingleLabel
+    }
 }
 
 fn single(context: &Context, rows: &[Row], answers: &[Answer]) -> Result<Figures, TaskError> {

@@ -19,7 +19,12 @@ pub struct ZeroShot;
 /// The values of a row.
 pub static FIELDS: [Field; 3] = [
     Field { name: "text", about: "the text", usual: &["sentence", "sequence", "content", "premise", "review"], needed: Needed::Always },
-    Field { name: "labels", about: "the labels to choose from, a list", usual: &["candidate_labels", "candidates"], needed: Needed::Always },
+    Field {
+        name: "labels",
+        about: "the labels to choose from, a list",
+        usual: &["candidate_labels", "candidates"],
+        needed: Needed::Always,
+    },
     Field { name: "label", about: "the right one", usual: &["class", "category", "target"], needed: Needed::Labelled },
 ];
 
@@ -69,7 +74,10 @@ impl Task for ZeroShot {
             let logit = |o: &crate::job::Output, l: usize| o.values().get(l).copied().unwrap_or(0.0);
             let scores: Vec<f32> = if many {
                 // entailment against contradiction, each label on its own
-                let each = |o| contradicts.map_or_else(|| softmax(crate::job::Output::values(o))[entails], |c| softmax(&[logit(o, c), logit(o, entails)])[1]);
+                let each = |o| {
+                    contradicts
+                        .map_or_else(|| softmax(crate::job::Output::values(o))[entails], |c| softmax(&[logit(o, c), logit(o, entails)])[1])
+                };
                 outputs.iter().map(each).collect()
             } else {
                 softmax(&outputs.iter().map(|o| logit(o, entails)).collect::<Vec<_>>())

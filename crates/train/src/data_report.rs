@@ -55,7 +55,8 @@ impl DataReport {
         let sequences = if self.sequences == train { String::new() } else { format!(" ({} sequences)", self.sequences) };
         let cut = if self.truncated > 0 { format!(", {} cut", self.truncated) } else { String::new() };
         let (median, longest) = self.tokens;
-        let mut lines = vec![format!("{train} rows to train on{sequences}, {dev} dev rows; median {median} tokens, longest {longest}{cut}")];
+        let mut lines =
+            vec![format!("{train} rows to train on{sequences}, {dev} dev rows; median {median} tokens, longest {longest}{cut}")];
         let share = |n: usize, of: usize| 100.0 * n as f64 / of.max(1) as f64;
         let totals = self.labels.iter().fold((0, 0), |(t, d), l| (t + l.1, d + l.2));
         for (label, in_train, in_dev) in self.labels.iter().take(SHOWN) {

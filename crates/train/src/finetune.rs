@@ -211,7 +211,9 @@ impl FinetuneRun {
             return refuse("scale", self.scale.to_string(), "a number above 0");
         }
         match (&self.class_weights, self.dropout) {
-            (Some(ClassWeights::Named(name)), _) if name != "balanced" => refuse("class_weights", format!("{name:?}"), "\"balanced\", or a table"),
+            (Some(ClassWeights::Named(name)), _) if name != "balanced" => {
+                refuse("class_weights", format!("{name:?}"), "\"balanced\", or a table")
+            }
             (Some(ClassWeights::Of(weights)), _) if weights.values().any(|w| !(w.is_finite() && *w > 0.0)) => {
                 refuse("class_weights", format!("{weights:?}"), "numbers above 0")
             }
@@ -243,8 +245,11 @@ impl FinetuneRun {
         settings.passage_prefix.clone_from(&self.passage_prefix);
         if let Some(name) = &self.pooling {
             let expected = || "cls, mean, max or lasttoken".to_owned();
-            settings.pooling = Pooling::of_name(name)
-                .ok_or_else(|| TrainError::Value { key: "pooling", found: format!("{name:?}"), expected: expected() })?;
+            settings.pooling = Pooling::of_name(name).ok_or_else(|| TrainError::Value {
+                key: "pooling",
+                found: format!("{name:?}"),
+                expected: expected(),
+            })?;
         }
         Ok(settings)
     }

@@ -14,8 +14,18 @@ pub struct Config {
     value: Value,
 }
 
+/// The longest JSON file that is read. The index of a model of a thousand layers has a few megabytes.
+const JSON_LIMIT: u64 = 64 << 20;
+
 /// Read a JSON file.
+///
+/// # Errors
+/// When it cannot be read, is longer than 64 MiB, or is no JSON.
 pub fn read_json(path: &Path) -> Result<Value, ModelError> {
+    let size = std::fs::metadata(path).map_err(ModelError::io(path, "read"))?.len();
+    if size > JSON_LIMIT {
+        return Err(ModelError::TooLarge { path: path.to_owned(), bytes: size, limit: JSON_LIMIT });
+    }
     let bytes = std::fs::read(path).map_err(ModelError::io(path, "read"))?;
     serde_json::from_slice(&bytes).map_err(|e| ModelError::Json {
         path: path.to_owned(),
@@ -161,7 +171,7 @@ impl Config {
 }
 
 /// A value in at most 60 characters.
-fn brief(value: &Value) -> String {
+pub(crate) fn brief(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -1,10 +1,14 @@
 //! A model folder as Hugging Face has it: config.json, model.safetensors, and the tokenizer's files beside them.
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
+
+use cloze_tensor::{Frozen, Param};
 
 use serde_json::{Map, Value, json};
 
 use super::config::Config;
+use super::quantized;
 use super::safetensors::{OutTensor, OutValues, TensorFiles, write};
 use crate::error::ModelError;
 use crate::model::{Heads, Model, Output, Problem};
@@ -81,6 +85,28 @@ pub fn load(folder: &Path) -> Result<Loaded, ModelError> {
 /// Load a folder with other heads than it announces (fine-tuning a pre-trained body). Parameters that no file holds
 /// start anew from `seed`, and are named in the report.
 pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loaded, ModelError> {
+    let opened = open(folder, heads, seed)?;
+    let mut values = vec![0.0; opened.model.table().flat_len()];
+    for spec in opened.model.table().specs() {
+        values[spec.param.range()].copy_from_slice(&opened.read(spec)?.values());
+    }
+    Ok(Loaded { model: opened.model, values, report: opened.report })
+}
+
+/// A folder that was looked through: its model, and where the values of each parameter stand. They are read one by one.
+pub struct Opened {
+    /// The model.
+    pub model: Model,
+    /// What the files hold and do not hold.
+    pub report: LoadReport,
+    files: TensorFiles,
+    /// The tensors of each parameter in the order of their rows; none where it starts anew.
+    places: HashMap<Param, Vec<String>>,
+    seed: u64,
+}
+
+/// Open a folder, with other heads than it announces if given; see [`load_with`].
+pub fn open(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Opened, ModelError> {
     let path = folder.join("config.json");
     if !path.exists() {
         return Err(ModelError::NotAModel { folder: folder.to_owned(), missing: "config.json" });
@@ -104,26 +130,18 @@ pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loade
     }
     let model = Model::new(family.model_type, blueprint, heads);
     check_shapes(folder, &path, family, &model, &files)?;
-    let mut values = vec![0.0; model.table().flat_len()];
     let mut report = LoadReport::default();
-    let mut used = std::collections::HashSet::new();
+    let mut places = HashMap::new();
+    let mut used = HashSet::new();
     for spec in model.table().specs() {
-        let (_, width) = spec.units();
-        let mut found = true;
-        for part in (family.names)(spec, &model.blueprint) {
-            let Some(name) = find(&files, family, spec, &part) else {
-                found = false;
-                break;
-            };
-            let Some((shape, tensor)) = files.read(&name)? else { unreachable!("it was found") };
-            debug_assert_eq!(shape, shape_of(spec, &part), "checked before");
-            let at = spec.param.offset + part.rows.start * width;
-            values[at..at + tensor.len()].copy_from_slice(&tensor);
-            used.insert(name);
-        }
-        if !found {
-            model.table().init_one(spec, seed, &mut values);
-            report.new.push(spec.name.clone());
+        let parts = (family.names)(spec, &model.blueprint);
+        match parts.iter().map(|part| find(&files, family, spec, part)).collect::<Option<Vec<String>>>() {
+            Some(names) => {
+                used.extend(names.iter().cloned());
+                used.extend(names.iter().map(|n| quantized::scale_name(n)));
+                places.insert(spec.param, names);
+            }
+            None => report.new.push(spec.name.clone()),
         }
     }
     // Buffers and the copies that tied weights leave behind are no loss.
@@ -136,7 +154,74 @@ pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loade
             || (model.heads.masked_lm && tied.iter().any(|t| t.name == *n))
     };
     report.unused = files.names().iter().filter(|n| !used.contains(*n) && !ignored(n)).cloned().collect();
-    Ok(Loaded { model, values, report })
+    Ok(Opened { model, report, files, places, seed })
+}
+
+impl Opened {
+    /// The values of a parameter of the model, from the files or anew. The files' pages are given back afterwards, so that a
+    /// large model is never in memory twice.
+    pub fn read(&self, spec: &Spec) -> Result<Frozen<'static>, ModelError> {
+        let Some(names) = self.places.get(&spec.param) else { return Ok(Frozen::F32(spec.initial(self.seed).into())) };
+        let parts = names.iter().map(|name| self.part(name)).collect::<Result<Vec<_>, _>>()?;
+        let joined = join(parts);
+        assert_eq!(joined.len(), spec.param.len(), "{}: shapes were checked before", spec.name);
+        self.files.release();
+        Ok(joined)
+    }
+
+    /// The values of one tensor: as they are, or bytes with the scales of their rows beside them.
+    fn part(&self, name: &str) -> Result<Frozen<'static>, ModelError> {
+        let Some(values) = self.files.read_i8(name) else {
+            let Some((_, values)) = self.files.read(name)? else { unreachable!("it was found") };
+            return Ok(Frozen::F32(values.into()));
+        };
+        let path = || self.files.path_of(name).unwrap_or(Path::new("")).to_owned();
+        let scale_name = quantized::scale_name(name);
+        let Some((_, scales)) = self.files.read(&scale_name)? else {
+            let fault = format!("`{name}` holds bytes, but there are no scales `{scale_name}` of its rows");
+            return Err(ModelError::Tensors { path: path(), fault });
+        };
+        let rows = self.files.describe(name).and_then(|(shape, _)| shape.first().copied()).unwrap_or(0);
+        if scales.len() != rows {
+            let fault = format!("`{name}` has {rows} rows, but `{scale_name}` {} scales", scales.len());
+            return Err(ModelError::Tensors { path: path(), fault });
+        }
+        Ok(Frozen::Int8 { values: values.into(), scales: scales.into() })
+    }
+
+    /// Whether a matrix stands in the files as bytes.
+    pub fn is_bytes(&self, spec: &Spec) -> bool {
+        let names = self.names_of(spec);
+        !names.is_empty() && names.iter().all(|name| self.files.describe(name).is_some_and(|(_, kind)| kind == "I8"))
+    }
+
+    /// The tensors of a parameter; none where no file holds it.
+    pub(crate) fn names_of(&self, spec: &Spec) -> &[String] {
+        self.places.get(&spec.param).map_or(&[], Vec::as_slice)
+    }
+
+    /// The shape of a tensor of the files.
+    pub(crate) fn shape(&self, name: &str) -> Vec<usize> {
+        self.files.describe(name).map(|(shape, _)| shape).unwrap_or_default()
+    }
+}
+
+/// Rows after rows: bytes if all are, else what they stand for.
+fn join(mut parts: Vec<Frozen<'static>>) -> Frozen<'static> {
+    if parts.len() == 1 {
+        return parts.remove(0);
+    }
+    if parts.iter().all(|p| matches!(p, Frozen::Int8 { .. })) {
+        let (mut all, mut all_scales) = (Vec::new(), Vec::new());
+        for part in &parts {
+            if let Frozen::Int8 { values, scales } = part {
+                all.extend_from_slice(values);
+                all_scales.extend_from_slice(scales);
+            }
+        }
+        return Frozen::Int8 { values: all.into(), scales: all_scales.into() };
+    }
+    Frozen::F32(parts.iter().flat_map(|p| p.values().into_owned()).collect::<Vec<f32>>().into())
 }
 
 /// What the vocabulary projection would be, were it not the embedding table.

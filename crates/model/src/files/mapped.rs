@@ -10,3 +10,13 @@ pub(super) fn map(path: &Path) -> std::io::Result<memmap2::Mmap> {
     // instead of data; model files are written by rename, never in place, so that a reader keeps the file it opened.
     unsafe { memmap2::Mmap::map(&file) }
 }
+
+/// Let go of the pages that were read; they come back from the file when they are read again.
+pub(super) fn release(mapped: &memmap2::Mmap) {
+    #[cfg(unix)]
+    // SAFETY: the map is private, read-only and backed by the file, so that a page that is dropped comes back unchanged. A
+    // system that refuses changes nothing.
+    let _ = unsafe { mapped.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    #[cfg(not(unix))]
+    let _ = mapped;
+}

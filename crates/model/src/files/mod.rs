@@ -2,6 +2,10 @@
 
 pub mod card;
 pub mod config;
+pub mod container;
 pub mod hub_folder;
+pub mod join;
 mod mapped;
+pub mod quantized;
 pub mod safetensors;
+pub mod sentence;

@@ -1,12 +1,14 @@
 //! safetensors files: read mapped, single or sharded; written whole or not at all.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::config::read_json;
-use super::mapped::map;
+use super::config::{brief, read_json};
+use super::join::safe_join;
+use super::mapped::{map, release};
 use crate::error::ModelError;
 
 /// A tensor on the host: its shape and its values.
@@ -15,9 +17,16 @@ pub type HostTensor = (Vec<usize>, Vec<f32>);
 /// The tensors of one file or of all shards of an index.
 pub struct TensorFiles {
     files: Vec<(PathBuf, memmap2::Mmap)>,
-    /// Tensor name → file.
-    places: HashMap<String, usize>,
+    places: HashMap<String, Place>,
     names: Vec<String>,
+}
+
+/// Where a tensor stands.
+struct Place {
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
 }
 
 impl TensorFiles {
@@ -28,7 +37,9 @@ impl TensorFiles {
         if single.exists() {
             Self::open(vec![single])
         } else if index.exists() {
-            Self::open(shards(folder, &index)?)
+            Self::sharded(folder, &index)
+        } else if ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|name| folder.join(name).exists()) {
+            Err(ModelError::Unconverted { folder: folder.to_owned() })
         } else {
             Err(ModelError::NotAModel { folder: folder.to_owned(), missing: "model.safetensors" })
         }
@@ -39,14 +50,41 @@ impl TensorFiles {
         let mut all = Self { files: Vec::new(), places: HashMap::new(), names: Vec::new() };
         for path in paths {
             let mapped = map(&path).map_err(ModelError::io(&path, "read"))?;
-            let names: Vec<String> = parse(&path, &mapped)?.names().into_iter().map(str::to_owned).collect();
-            for name in names {
-                all.places.insert(name.clone(), all.files.len());
+            let fault = |e: safetensors::SafeTensorError| ModelError::Tensors { path: path.clone(), fault: e.to_string() };
+            let (header, metadata) = SafeTensors::read_metadata(&mapped).map_err(fault)?;
+            let start = header + 8; // the length of the header stands before it, in 8 bytes
+            for (name, info) in metadata.tensors() {
+                let (from, to) = info.data_offsets;
+                let place = Place { file: all.files.len(), dtype: info.dtype, shape: info.shape.clone(), bytes: start + from..start + to };
+                if all.places.insert(name.clone(), place).is_some() {
+                    let fault = format!("tensor `{name}` stands in another file of the model, too");
+                    return Err(ModelError::Tensors { path, fault });
+                }
                 all.names.push(name);
             }
             all.files.push((path, mapped));
         }
         all.names.sort();
+        Ok(all)
+    }
+
+    /// Give the memory of what was read so far back; the files stay mapped.
+    pub fn release(&self) {
+        self.files.iter().for_each(|(_, mapped)| release(mapped));
+    }
+
+    /// The shards that an index names; each tensor must be where the index says.
+    fn sharded(folder: &Path, index: &Path) -> Result<Self, ModelError> {
+        let map = weight_map(folder, index)?;
+        let mut shards: Vec<PathBuf> = map.values().cloned().collect();
+        shards.sort();
+        shards.dedup();
+        let all = Self::open(shards)?;
+        for (name, shard) in &map {
+            if all.path_of(name) != Some(shard) {
+                return Err(ModelError::NotInShard { path: index.to_owned(), name: name.clone(), shard: shard.clone() });
+            }
+        }
         Ok(all)
     }
 
@@ -57,58 +95,73 @@ impl TensorFiles {
 
     /// The file that holds a tensor.
     pub fn path_of(&self, name: &str) -> Option<&Path> {
-        Some(&self.files[*self.places.get(name)?].0)
+        Some(&self.files[self.places.get(name)?.file].0)
     }
 
     /// The shape and type name of a tensor.
     pub fn describe(&self, name: &str) -> Option<(Vec<usize>, String)> {
-        let (path, mapped) = &self.files[*self.places.get(name)?];
-        let file = parse(path, mapped).ok()?;
-        let view = file.tensor(name).ok()?;
-        Some((view.shape().to_vec(), format!("{:?}", view.dtype())))
+        let place = self.places.get(name)?;
+        Some((place.shape.clone(), format!("{:?}", place.dtype)))
+    }
+
+    /// The mapped files, and for each tensor its file, element type, shape and first byte.
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn into_parts(self) -> (Vec<(PathBuf, memmap2::Mmap)>, Vec<(String, (usize, Dtype, Vec<usize>, usize))>) {
+        let places = self.places.into_iter().map(|(name, p)| (name, (p.file, p.dtype, p.shape, p.bytes.start))).collect();
+        (self.files, places)
+    }
+
+    /// A tensor as it stands in its file: element type, shape, little-endian bytes.
+    pub fn raw(&self, name: &str) -> Option<(Dtype, &[usize], &[u8])> {
+        let place = self.places.get(name)?;
+        Some((place.dtype, &place.shape, &self.files[place.file].1[place.bytes.clone()]))
     }
 
     /// A tensor as f32 values with its shape; `None` when there is none of that name.
     pub fn read(&self, name: &str) -> Result<Option<HostTensor>, ModelError> {
-        let Some(&place) = self.places.get(name) else { return Ok(None) };
-        let (path, mapped) = &self.files[place];
-        let file = parse(path, mapped)?;
-        let view = file.tensor(name).map_err(|e| ModelError::Tensors { path: path.clone(), fault: e.to_string() })?;
-        let values = match view.dtype() {
-            Dtype::F32 => view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::BF16 => view.data().chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            Dtype::F16 => view.data().chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            other => {
-                return Err(ModelError::TensorType { path: path.clone(), name: name.into(), found: format!("{other:?}") });
-            }
-        };
-        Ok(Some((view.shape().to_vec(), values)))
+        let Some((dtype, shape, bytes)) = self.raw(name) else { return Ok(None) };
+        let path = self.path_of(name).unwrap_or(Path::new("")).to_owned();
+        let values =
+            f32_values(dtype, bytes).ok_or_else(|| ModelError::TensorType { path, name: name.into(), found: format!("{dtype:?}") })?;
+        Ok(Some((shape.to_vec(), values)))
+    }
+
+    /// A tensor of signed bytes; `None` when there is none of that name or it is none.
+    pub fn read_i8(&self, name: &str) -> Option<Vec<i8>> {
+        let (dtype, _, bytes) = self.raw(name)?;
+        (dtype == Dtype::I8).then(|| bytemuck::cast_slice(bytes).to_vec())
     }
 
     /// A tensor of integers (indices, labels) as u32; `None` when there is none of that name or it is none.
     pub fn read_u32(&self, name: &str) -> Option<Vec<u32>> {
-        let (path, mapped) = &self.files[*self.places.get(name)?];
-        let file = parse(path, mapped).ok()?;
-        let view = file.tensor(name).ok()?;
-        match view.dtype() {
-            Dtype::I64 => view
-                .data()
-                .chunks_exact(8)
-                .map(|b| u32::try_from(i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])).ok())
-                .collect(),
-            Dtype::I32 => view.data().chunks_exact(4).map(|b| u32::try_from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])).ok()).collect(),
-            Dtype::U32 => view.data().chunks_exact(4).map(|b| Some(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect(),
+        let (dtype, _, bytes) = self.raw(name)?;
+        match dtype {
+            Dtype::I64 => each(bytes, |b| u32::try_from(i64::from_le_bytes(b)).ok()).collect(),
+            Dtype::I32 => each(bytes, |b| u32::try_from(i32::from_le_bytes(b)).ok()).collect(),
+            Dtype::U32 => each(bytes, |b| Some(u32::from_le_bytes(b))).collect(),
             _ => None,
         }
     }
 }
 
-fn parse<'a>(path: &Path, mapped: &'a memmap2::Mmap) -> Result<SafeTensors<'a>, ModelError> {
-    SafeTensors::deserialize(mapped).map_err(|e| ModelError::Tensors { path: path.to_owned(), fault: e.to_string() })
+/// Little-endian bytes of a floating-point type as f32; `None` for other types.
+pub(crate) fn f32_values(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    Some(match dtype {
+        Dtype::F32 => each(bytes, f32::from_le_bytes).collect(),
+        Dtype::BF16 => each(bytes, |b| half::bf16::from_le_bytes(b).to_f32()).collect(),
+        Dtype::F16 => each(bytes, |b| half::f16::from_le_bytes(b).to_f32()).collect(),
+        Dtype::F64 => each(bytes, |b| f64::from_le_bytes(b) as f32).collect(),
+        _ => return None,
+    })
 }
 
-/// The shard files that an index names, each inside the folder.
-fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
+/// One value for every N bytes.
+fn each<const N: usize, T>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> impl Iterator<Item = T> {
+    bytes.as_chunks::<N>().0.iter().map(move |b| value(*b))
+}
+
+/// Tensor name → file, as a shard index has it; every file is inside the folder.
+pub(crate) fn weight_map(folder: &Path, index: &Path) -> Result<BTreeMap<String, PathBuf>, ModelError> {
     let value = read_json(index)?;
     let bad = |found: String| ModelError::Key {
         path: index.to_owned(),
@@ -117,16 +170,15 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
         found,
     };
     let map = value.get("weight_map").and_then(|m| m.as_object()).ok_or_else(|| bad("no such object".into()))?;
+    if map.is_empty() {
+        return Err(bad("an empty object".into()));
+    }
     let mut files = BTreeMap::new();
     for (name, target) in map {
-        let target = target.as_str().ok_or_else(|| bad(target.to_string()))?;
-        // A shard is a plain file name of this folder, whatever an index says.
-        if target.is_empty() || target.starts_with('.') || target.contains(['/', '\\', '\0', ':']) {
-            return Err(ModelError::Escapes { path: index.to_owned(), name: name.clone(), target: target.into() });
-        }
-        files.insert(target.to_owned(), folder.join(target));
+        let target = target.as_str().ok_or_else(|| bad(brief(target)))?;
+        files.insert(name.clone(), safe_join(folder, target, index, name)?);
     }
-    Ok(files.into_values().collect())
+    Ok(files)
 }
 
 /// A tensor to write.
@@ -144,6 +196,10 @@ pub struct OutTensor<'a> {
 pub enum OutValues<'a> {
     /// Weights, activations.
     F32(&'a [f32]),
+    /// Weights in half the size.
+    Bf16(&'a [half::bf16]),
+    /// Quantised weights.
+    I8(&'a [i8]),
     /// Ids.
     I64(&'a [i64]),
 }
@@ -154,12 +210,23 @@ pub fn write(path: &Path, tensors: &[OutTensor], metadata: &[(&str, String)]) ->
     for t in tensors {
         let (dtype, bytes) = match t.values {
             OutValues::F32(values) => (Dtype::F32, bytemuck::cast_slice(values)),
+            OutValues::Bf16(values) => (Dtype::BF16, bytemuck::cast_slice(values)),
+            OutValues::I8(values) => (Dtype::I8, bytemuck::cast_slice(values)),
             OutValues::I64(values) => (Dtype::I64, bytemuck::cast_slice(values)),
         };
         let view = TensorView::new(dtype, t.shape.clone(), bytes)
             .map_err(|e| ModelError::Tensors { path: path.to_owned(), fault: format!("{}: {e}", t.name) })?;
         views.push((t.name.as_str(), view));
     }
+    write_views(path, views, metadata)
+}
+
+/// The same for whatever can be viewed as a tensor.
+pub(crate) fn write_views<'a, V: safetensors::View>(
+    path: &Path,
+    views: impl IntoIterator<Item = (&'a str, V)>,
+    metadata: &[(&str, String)],
+) -> Result<(), ModelError> {
     let metadata = metadata.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
     let temporary = path.with_extension("safetensors.part");
     safetensors::serialize_to_file(views, Some(metadata), &temporary).map_err(|e| {

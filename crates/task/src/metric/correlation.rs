@@ -41,10 +41,7 @@ pub fn spearman(a: &[f64], b: &[f64]) -> f64 {
 /// Both, and the root of the mean squared error.
 pub fn figures(gold: &[f64], found: &[f64]) -> Figures {
     let squares: f64 = gold.iter().zip(found).map(|(g, f)| (g - f) * (g - f)).sum();
-    let values = [
-        ("pearson", pearson(gold, found)),
-        ("spearman", spearman(gold, found)),
-        ("rmse", (squares / gold.len().max(1) as f64).sqrt()),
-    ];
+    let values =
+        [("pearson", pearson(gold, found)), ("spearman", spearman(gold, found)), ("rmse", (squares / gold.len().max(1) as f64).sqrt())];
     Figures { values: values.map(|(k, v)| (k.to_owned(), v)).into(), ..Figures::default() }
 }

@@ -26,7 +26,8 @@ pub fn split_tag(tag: &str) -> (char, &str) {
 
 /// Whether tags are of entities: there is an O, or a mark on each.
 pub fn is_scheme<S: AsRef<str>>(labels: &[S]) -> bool {
-    let marked = |l: &S| l.as_ref().len() > 2 && matches!(l.as_ref().as_bytes(), [b'B' | b'I' | b'E' | b'S' | b'L' | b'U' | b'M', b'-' | b'_', ..]);
+    let marked =
+        |l: &S| l.as_ref().len() > 2 && matches!(l.as_ref().as_bytes(), [b'B' | b'I' | b'E' | b'S' | b'L' | b'U' | b'M', b'-' | b'_', ..]);
     labels.iter().any(|l| l.as_ref() == "O") || (!labels.is_empty() && labels.iter().all(marked))
 }
 
@@ -105,7 +106,11 @@ impl Entities {
 
     /// All types together.
     pub fn total(&self) -> Counts {
-        self.types.values().fold(Counts::default(), |a, c| Counts { hits: a.hits + c.hits, found: a.found + c.found, gold: a.gold + c.gold })
+        self.types.values().fold(Counts::default(), |a, c| Counts {
+            hits: a.hits + c.hits,
+            found: a.found + c.found,
+            gold: a.gold + c.gold,
+        })
     }
 
     /// The figures by name.

@@ -61,7 +61,9 @@ impl Records {
         let lines = || Lines::open(&source, LINE_LIMIT, Arc::default());
         let ending = if source.is_stdin() { "jsonl".to_owned() } else { ending(path) };
         let kind = match ending.as_str() {
-            "csv" | "tsv" | "tab" => Kind::Table(Box::new(Table::open(&source, &TableOptions { line_limit: LINE_LIMIT, ..Default::default() })?)),
+            "csv" | "tsv" | "tab" => {
+                Kind::Table(Box::new(Table::open(&source, &TableOptions { line_limit: LINE_LIMIT, ..Default::default() })?))
+            }
             "jsonl" | "ndjson" => Kind::Jsonl(lines()?),
             "conllu" => Kind::Conll { lines: lines()?, names: CONLLU.map(str::to_owned).to_vec() },
             "conll" | "bio" | "iob" | "bioes" => Kind::Conll { lines: lines()?, names: Vec::new() },

@@ -1,5 +1,8 @@
 use std::ops::Range;
 
+use super::error::TokenizerError;
+use super::pair::longest_first;
+
 /// The word id of tokens that belong to no word (`[CLS]`, `[SEP]`).
 pub const NO_WORD: u32 = u32::MAX;
 
@@ -54,6 +57,30 @@ impl Encoding {
             }
         }
         out
+    }
+
+    /// Cuts the texts at their beginnings until there are `max_length` tokens, special ones included; of a pair the longer text is cut first.
+    pub(super) fn keep_ends(mut self, max_length: usize) -> Result<Self, TokenizerError> {
+        let texts = self.parts[0].len() + self.parts[1].len();
+        let special = self.len() - texts;
+        let room = max_length.checked_sub(special).ok_or(TokenizerError::MaxLength { max_length, special })?;
+        let (a, b) = longest_first(self.parts[0].len(), self.parts[1].len(), room);
+        for (part, keep) in [(1, b), (0, a)] {
+            let whole = self.parts[part].clone();
+            self.remove(whole.start..whole.end - keep);
+        }
+        Ok(self)
+    }
+
+    /// Takes tokens out that belong to one text.
+    fn remove(&mut self, range: Range<usize>) {
+        self.ids.drain(range.clone());
+        self.offsets.drain(range.clone());
+        self.word_ids.drain(range.clone());
+        self.special.drain(range.clone());
+        self.token_type_ids.drain(range.clone());
+        let moved = |place: usize| if place >= range.end { place - range.len() } else { place.min(range.start) };
+        self.parts = self.parts.clone().map(|part| moved(part.start)..moved(part.end));
     }
 
     /// Empties all vectors and keeps their memory.

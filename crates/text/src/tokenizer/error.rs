@@ -23,7 +23,9 @@ pub enum TokenizerError {
         source: std::io::Error,
     },
     /// A folder holds none of the files a tokenizer is read from.
-    #[error("{folder}: holds neither tokenizer.json nor vocab.txt; name the folder of a saved model or tokenizer")]
+    #[error(
+        "{folder}: holds neither tokenizer.json nor vocab.txt, nor vocab.json with merges.txt, nor a SentencePiece model; name the folder of a saved model or tokenizer"
+    )]
     NoTokenizer {
         /// The folder.
         folder: PathBuf,
@@ -114,6 +116,24 @@ pub enum TokenizerError {
         /// The file.
         path: PathBuf,
         /// The library's words.
+        message: String,
+    },
+    /// A SentencePiece model is damaged, or of a kind that is not read.
+    #[error("{path}: not a SentencePiece model that can be read: {message}")]
+    SentencePiece {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A line of merges.txt is broken.
+    #[error("{path}:{line}: {message}")]
+    Merge {
+        /// The file.
+        path: PathBuf,
+        /// Line, counted from 1.
+        line: usize,
+        /// What is wrong.
         message: String,
     },
     /// A tokenizer of another kind failed on a text.

@@ -7,17 +7,21 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::byte_bpe;
 use super::error::TokenizerError;
 use super::foreign::Foreign;
 use super::normalize::Normalization;
+use super::sentencepiece;
 use super::wordpiece::{CONTINUATION, WordPiece, WordPieceOptions};
 use super::{Kind, Tokenizer};
 
 const TOKENIZER: &str = "tokenizer.json";
 const VOCAB: &str = "vocab.txt";
+const VOCAB_JSON: &str = "vocab.json";
+const MERGES: &str = "merges.txt";
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
-const AGAIN: &str = "save the tokenizer again or fetch the file again";
+pub(super) const AGAIN: &str = "save the tokenizer again or fetch the file again";
 
 /// What `tokenizer_config.json` and `special_tokens_map.json` say.
 #[derive(Clone, Debug, Default)]
@@ -40,13 +44,16 @@ pub struct TokenizerConfig {
     pub sep_token: Option<String>,
     /// Name of the mask token.
     pub mask_token: Option<String>,
+    /// Whether texts that are too long lose their beginning instead of their end.
+    pub truncate_left: bool,
     /// The file as it was, for tokenizers that are saved as they were.
     raw: Option<Value>,
 }
 
 impl Tokenizer {
-    /// Reads a tokenizer from a folder (`tokenizer.json` if it is there, else `vocab.txt`), or from
-    /// one of these two files.
+    /// Reads a tokenizer from a folder, or from one of its files. In a folder the first of these is taken: `tokenizer.json`; `vocab.txt` (WordPiece);
+    /// `vocab.json` with `merges.txt` (byte-level BPE); a SentencePiece model (`spiece.model`, `sentencepiece.bpe.model`, `spm.model`,
+    /// `tokenizer.model`).
     ///
     /// # Errors
     /// Names the file, the place in it and what was expected there.
@@ -54,8 +61,14 @@ impl Tokenizer {
         let path = path.as_ref();
         if !path.is_dir() {
             let folder = path.parent().unwrap_or(Path::new(""));
-            let is_json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
-            return if is_json { Self::load_json(path, folder) } else { Self::load_vocab(path, folder) };
+            let is = |extension: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
+            if is("model") {
+                return Self::load_sentencepiece(path, folder);
+            }
+            if path.file_name().is_some_and(|n| n == VOCAB_JSON) {
+                return Self::load_bpe(path, &folder.join(MERGES), folder);
+            }
+            return if is("json") { Self::load_json(path, folder) } else { Self::load_vocab(path, folder) };
         }
         let json = path.join(TOKENIZER);
         let vocab = path.join(VOCAB);
@@ -63,6 +76,10 @@ impl Tokenizer {
             Self::load_json(&json, path)
         } else if vocab.exists() {
             Self::load_vocab(&vocab, path)
+        } else if path.join(VOCAB_JSON).exists() && path.join(MERGES).exists() {
+            Self::load_bpe(&path.join(VOCAB_JSON), &path.join(MERGES), path)
+        } else if let Some(model) = sentencepiece::NAMES.iter().map(|name| path.join(name)).find(|p| p.exists()) {
+            Self::load_sentencepiece(&model, path)
         } else {
             Err(TokenizerError::NoTokenizer { folder: path.to_path_buf() })
         }
@@ -77,6 +94,24 @@ impl Tokenizer {
             None => Kind::Foreign(Box::new(Foreign::new(text, &value, path)?)),
         };
         Ok(Self::of(kind, config))
+    }
+
+    fn load_bpe(vocab: &Path, merges: &Path, folder: &Path) -> Result<Self, TokenizerError> {
+        let mut config = TokenizerConfig::load(folder)?;
+        let value = byte_bpe::convert(vocab, merges, folder, &mut config)?;
+        Self::of_value(value, vocab, config)
+    }
+
+    fn load_sentencepiece(path: &Path, folder: &Path) -> Result<Self, TokenizerError> {
+        let mut config = TokenizerConfig::load(folder)?;
+        let value = sentencepiece::convert(path, folder, &mut config)?;
+        Self::of_value(value, path, config)
+    }
+
+    /// A tokenizer of the `tokenizers` crate, made from files of another form.
+    fn of_value(value: Value, path: &Path, config: TokenizerConfig) -> Result<Self, TokenizerError> {
+        let foreign = Foreign::new(value.to_string(), &value, path)?;
+        Ok(Self::of(Kind::Foreign(Box::new(foreign)), config))
     }
 
     fn load_vocab(path: &Path, folder: &Path) -> Result<Self, TokenizerError> {
@@ -120,9 +155,14 @@ impl Tokenizer {
             Kind::WordPiece(wordpiece) => wordpiece,
             Kind::Foreign(foreign) => {
                 write(&folder.join(TOKENIZER), foreign.json.as_bytes())?;
-                if let Some(raw) = &self.config.raw {
-                    write(&folder.join(CONFIG), pretty(raw).as_bytes())?;
+                // Names that the files left open are written, too: a tokenizer that was converted has no other place for them.
+                let mut config = self.config.raw.clone().unwrap_or_else(|| json!({ "tokenizer_class": "PreTrainedTokenizerFast" }));
+                if let Value::Object(map) = &mut config {
+                    for (key, name) in self.special_names() {
+                        map.entry(key).or_insert(name);
+                    }
                 }
+                write(&folder.join(CONFIG), pretty(&config).as_bytes())?;
                 return Ok(());
             }
         };
@@ -179,6 +219,8 @@ impl TokenizerConfig {
             config.model_max_length = optional(&value, "model_max_length", "a number", &path, Value::as_f64)?
                 .filter(|&n| (1.0..1e9).contains(&n))
                 .map(|n| n as usize);
+            let side = |v: &Value| v.as_str().filter(|side| ["left", "right"].contains(side)).map(|side| side == "left");
+            config.truncate_left = optional(&value, "truncation_side", "\"left\" or \"right\"", &path, side)?.unwrap_or(false);
             config.names(&value, &path)?;
             config.raw = Some(value);
         }
@@ -188,6 +230,11 @@ impl TokenizerConfig {
             config.names(&value, &path)?;
         }
         Ok(config)
+    }
+
+    /// `tokenizer_config.json` as it was.
+    pub(super) fn raw(&self) -> Option<&Value> {
+        self.raw.as_ref()
     }
 
     /// The names of the special tokens: strings, or objects with `content`. What is known stays.
@@ -453,7 +500,7 @@ fn read_pieces(path: &Path) -> Result<Vec<String>, TokenizerError> {
     Ok(pieces)
 }
 
-fn read_text(path: &Path) -> Result<String, TokenizerError> {
+pub(super) fn read_text(path: &Path) -> Result<String, TokenizerError> {
     let bytes = std::fs::read(path).map_err(|source| TokenizerError::Read { path: path.to_path_buf(), source })?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
@@ -464,7 +511,7 @@ fn read_text(path: &Path) -> Result<String, TokenizerError> {
     })
 }
 
-fn parse(text: &str, path: &Path) -> Result<Value, TokenizerError> {
+pub(super) fn parse(text: &str, path: &Path) -> Result<Value, TokenizerError> {
     serde_json::from_str(text).map_err(|error| TokenizerError::Json {
         path: path.to_path_buf(),
         line: error.line(),
@@ -488,7 +535,7 @@ fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
-fn wrong(path: &Path, key: &str, expected: &str, found: &Value, remedy: &str) -> TokenizerError {
+pub(super) fn wrong(path: &Path, key: &str, expected: &str, found: &Value, remedy: &str) -> TokenizerError {
     let found = match found {
         Value::Null => "nothing".to_string(),
         Value::Bool(_) | Value::Number(_) => found.to_string(),
@@ -516,7 +563,7 @@ fn required<'a, T>(
     read(&object[key]).ok_or_else(|| wrong(path, &format!("{place}.{key}"), expected, &object[key], AGAIN))
 }
 
-fn optional<T>(
+pub(super) fn optional<T>(
     object: &Value,
     key: &str,
     expected: &str,

@@ -1,7 +1,8 @@
 //! Text to token ids and back.
 //!
 //! [`Tokenizer`] is what the rest of Cloze uses. BERT's WordPiece runs on our own code
-//! ([`WordPiece`]); any other `tokenizer.json` runs through the `tokenizers` crate.
+//! ([`WordPiece`]); any other `tokenizer.json` runs through the `tokenizers` crate, and so do byte-level BPE in
+//! `vocab.json` and `merges.txt`, and SentencePiece models.
 //!
 //! ```
 //! use cloze_text::tokenizer::{Tokenizer, WordPieceOptions};
@@ -15,12 +16,14 @@
 //! # Ok::<(), cloze_text::tokenizer::TokenizerError>(())
 //! ```
 
+mod byte_bpe;
 mod encoding;
 mod error;
 mod files;
 mod foreign;
 mod normalize;
 mod pair;
+mod sentencepiece;
 mod trie;
 mod wordpiece;
 
@@ -173,12 +176,16 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Tokens of a text with special tokens around it, cut at the end to `max_length` in all.
+    /// Tokens of a text with special tokens around it, cut to `max_length` in all: at the end, or at the beginning where `tokenizer_config.json` has
+    /// `truncation_side` "left".
     ///
     /// # Errors
     /// As [`encode`](Self::encode), and when `max_length` cannot hold the special tokens.
     pub fn encode_truncated(&self, text: &str, max_length: usize) -> Result<Encoding, TokenizerError> {
         checked(text)?;
+        if self.config.truncate_left {
+            return self.encode(text, true)?.keep_ends(max_length);
+        }
         match &self.kind {
             Kind::WordPiece(wordpiece) => wordpiece.encode_truncated(text, max_length),
             Kind::Foreign(foreign) => foreign.encode_cut(text, None, Some(max_length)),
@@ -186,16 +193,26 @@ impl Tokenizer {
     }
 
     /// Tokens of a pair of texts with special tokens around them, in segments 0 and 1. With
-    /// `max_length` the longer text is cut first, at its end.
+    /// `max_length` the longer text is cut first, at its end (or its beginning, see [`encode_truncated`](Self::encode_truncated)).
     ///
     /// # Errors
     /// As [`encode`](Self::encode), and when `max_length` cannot hold the special tokens.
     pub fn encode_pair(&self, first: &str, second: &str, max_length: Option<usize>) -> Result<Encoding, TokenizerError> {
         checked(first)?;
         checked(second)?;
+        if let (true, Some(max_length)) = (self.config.truncate_left, max_length) {
+            return self.encode_pair_whole(first, second)?.keep_ends(max_length);
+        }
         match &self.kind {
             Kind::WordPiece(wordpiece) => wordpiece.encode_pair(first, second, max_length),
             Kind::Foreign(foreign) => foreign.encode_cut(first, Some(second), max_length),
+        }
+    }
+
+    fn encode_pair_whole(&self, first: &str, second: &str) -> Result<Encoding, TokenizerError> {
+        match &self.kind {
+            Kind::WordPiece(wordpiece) => wordpiece.encode_pair(first, second, None),
+            Kind::Foreign(foreign) => foreign.encode_cut(first, Some(second), None),
         }
     }
 
