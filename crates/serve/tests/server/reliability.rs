@@ -1,15 +1,14 @@
 //! What a server must survive: overload, hang-ups, slow and hostile clients, a worker that panics, an end under load.
 
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::world::{NAN, PANIC, SLOW, World, brisk, head, read_answer, request, try_request};
 use cloze::model::Heads;
 use cloze_serve::Settings;
 use serde_json::json;
-use crate::world::{NAN, PANIC, SLOW, World, brisk, head, read_answer, request, try_request};
 
 fn one(settings: Settings) -> World {
     World::of(settings, &[("only", Heads::default())])
@@ -31,7 +30,8 @@ fn a_body_is_refused_one_byte_over_the_limit() {
         let mut stream = TcpStream::connect(world.address).unwrap();
         stream.write_all(&head("POST", "/embed", &[("transfer-encoding", "chunked")], None)).unwrap();
         for part in body_of(bytes).as_bytes().chunks(chunk) {
-            let sent = write!(stream, "{:x}\r\n", part.len()).and_then(|()| stream.write_all(part)).and_then(|()| stream.write_all(b"\r\n"));
+            let sent =
+                write!(stream, "{:x}\r\n", part.len()).and_then(|()| stream.write_all(part)).and_then(|()| stream.write_all(b"\r\n"));
             if sent.is_err() {
                 break; // refused before the end
             }
@@ -148,7 +148,8 @@ fn who_hangs_up_is_never_computed() {
     let (world, computed) = World::moody(brisk(), Duration::from_millis(1500));
     let address = world.address;
     // One slow request keeps the worker busy while the others queue up and go.
-    let slow = std::thread::spawn(move || try_request(address, "POST", "/embed", &[], Some(format!("{{\"inputs\": \"{SLOW}\"}}").as_bytes())));
+    let slow =
+        std::thread::spawn(move || try_request(address, "POST", "/embed", &[], Some(format!("{{\"inputs\": \"{SLOW}\"}}").as_bytes())));
     while computed.load(Ordering::SeqCst) == 0 && world.figure("te_batch_next_size_count") == 0.0 {
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -209,7 +210,8 @@ fn the_end_loses_no_accepted_request() {
                         refused.fetch_add(1, Ordering::SeqCst);
                         return;
                     };
-                    let sent = stream.write_all(&head("POST", "/embed", &[], Some(body.len()))).and_then(|()| stream.write_all(body.as_bytes()));
+                    let sent =
+                        stream.write_all(&head("POST", "/embed", &[], Some(body.len()))).and_then(|()| stream.write_all(body.as_bytes()));
                     match sent.and_then(|()| read_answer(&mut stream)) {
                         Ok(answer) if answer.status == 200 => answered.fetch_add(1, Ordering::SeqCst),
                         other => {
