@@ -6,6 +6,10 @@ use std::marker::PhantomData;
 /// The largest tile of any level, in words.
 pub(super) const TILE_WORDS: usize = 8 * 48;
 
+/// Words of B that are brought closer before they are needed. The hardware's own look-ahead ends with each page, and a
+/// product of few rows would wait for memory there.
+const AHEAD: usize = 768;
+
 /// What the words of packed operands hold and how two of them multiply.
 ///
 /// A packed word is 32 bits of consecutive depth of one row or column: one f32, two bf16, or four bytes.
@@ -98,6 +102,7 @@ impl<E: Element, const M: usize, const V: usize> Kernel for Tile<E, M, V> {
             for _ in 0..depth {
                 let mut columns = [s.splat_u32(0); V];
                 for j in 0..V {
+                    s.prefetch(b.wrapping_add(AHEAD + j * S::LANES));
                     columns[j] = s.load_u32_ptr(b.add(j * S::LANES));
                 }
                 for i in 0..M {
