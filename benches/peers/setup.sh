@@ -7,6 +7,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 venv=${1:-$here/.venv}
 python3 -m venv "$venv"
 "$venv/bin/pip" install --quiet torch==2.15.0 transformers==5.23.0 tokenizers==0.23.3 safetensors==0.8.0 numpy==2.4.6
+# for inference.py
+"$venv/bin/pip" install --quiet onnx onnxscript onnxruntime openvino nncf ctranslate2
 "$venv/bin/python" -c 'import torch, transformers, tokenizers
 print("torch", torch.__version__, "transformers", transformers.__version__, "tokenizers", tokenizers.__version__)
 print("bf16 matrix products in hardware:", torch.cpu._is_avx512_bf16_supported())'

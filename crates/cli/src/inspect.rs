@@ -153,7 +153,7 @@ fn describe_tokenizer(tokenizer: &Tokenizer) -> Value {
 
 /// The weights of a folder whose model cannot be loaded.
 fn describe_files(folder: &Path, tensors: bool) -> anyhow::Result<Value> {
-    let container = Container::open(folder)?;
+    let container = Container::of_safetensors(folder)?;
     let mut list = serde_json::Map::new();
     let mut values = 0;
     for name in container.names() {

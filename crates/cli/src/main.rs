@@ -15,6 +15,7 @@ mod progress;
 mod quantize;
 mod quickstart;
 mod search;
+mod serve;
 mod signals;
 mod tasks;
 mod tokenizer;
@@ -33,6 +34,7 @@ use options::Options;
 ///   cloze pretrain recipes/english-mini.toml --set data.dir=corpus
 ///   cloze finetune --model runs/english-mini/model --train train.tsv --dev dev.tsv --out runs/classifier
 ///   cloze predict --model runs/classifier/model "a text to classify"
+///   cloze serve --model runs/classifier/model
 ///
 /// Exit codes: 0 done; 1 it could not be done, and the last line says why; 2 the command line is wrong; 130 and 143 a training
 /// run was interrupted and has saved its state.
@@ -71,6 +73,8 @@ enum Command {
     /// Index a file by meaning, and ask it
     #[command(subcommand)]
     Search(search::Command),
+    /// An HTTP server for a model: text-embeddings-inference, OpenAI embeddings, every task, and a page
+    Serve(Box<serve::Args>),
     /// What a model, a corpus or a tokenizer folder holds
     Inspect(inspect::Args),
     /// Time the training step
@@ -93,6 +97,7 @@ fn main() -> std::process::ExitCode {
         Command::Export(args) => export::run(args, options),
         Command::Quantize(args) => quantize::run(args, options),
         Command::Search(command) => search::run(command, options),
+        Command::Serve(args) => serve::run(*args, options),
         Command::Inspect(args) => inspect::run(args, options),
         Command::Bench(command) => bench::run(command, options),
     };

@@ -41,7 +41,7 @@ pub(crate) struct Args {
     max_length: Option<usize>,
 }
 
-fn parse_precision(text: &str) -> Result<Precision, String> {
+pub(crate) fn parse_precision(text: &str) -> Result<Precision, String> {
     serde_json::from_value(serde_json::json!(text)).map_err(|_| "auto, f32 or bf16".to_owned())
 }
 

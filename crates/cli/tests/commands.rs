@@ -22,6 +22,7 @@ fn help_is_there_for_every_command() {
         ("predict", "--top-k"),
         ("search index", "--out"),
         ("search query", "--index"),
+        ("serve", "--api-key"),
         ("inspect", "--tensors"),
         ("bench", "step"),
     ];

@@ -96,7 +96,12 @@ pub fn convert(options: &ConvertOptions) -> Result<Converted, Error> {
     }
     files.extend(modules(&folder, &options.out, options.dtype)?);
     match Tokenizer::load(&folder) {
-        Ok(tokenizer) if !files.iter().any(|f| f == "tokenizer.json") => {
+        Ok(mut tokenizer) if !files.iter().any(|f| f == "tokenizer.json") => {
+            // Where places count from 0, the table's length is the longest text's.
+            let places = config.get("max_position_embeddings").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+            if let Some(places) = places.filter(|_| config["model_type"] == "bert") {
+                tokenizer.set_model_max_length(places);
+            }
             tokenizer.save(&options.out)?;
             files.push("tokenizer.json".into());
         }

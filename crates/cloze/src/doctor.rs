@@ -80,7 +80,7 @@ pub fn examine(folder: &Path) -> Vec<Finding> {
             tokenizer(folder, b.vocab_size, b.position.longest(), &mut found);
         }
     }
-    if let Ok(container) = Container::open(folder) {
+    if let Ok(container) = Container::of_safetensors(folder) {
         weights(folder, &container, &mut found);
     }
     match SentenceModel::read(folder) {
@@ -259,7 +259,7 @@ pub const BOUND: f32 = 1e-4;
 /// # Errors
 /// When the weights of one cannot be read.
 pub fn compare(device: &Device, first: &Path, second: &Path, texts: &[String]) -> Result<Comparison, Error> {
-    let (a, b) = (Container::open(first)?, Container::open(second)?);
+    let (a, b) = (Container::of_safetensors(first)?, Container::of_safetensors(second)?);
     let mut c = Comparison {
         config: configs(first, second)?,
         only_first: a.names().filter(|n| b.describe(n).is_none()).map(str::to_owned).collect(),

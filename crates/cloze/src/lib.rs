@@ -6,6 +6,7 @@
 //!
 //! The crates underneath are re-exported: [`text`], [`model`], [`task`], [`train`], [`tensor`].
 
+pub mod attention;
 pub mod bench;
 pub mod convert;
 mod device;

@@ -4,16 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cloze_model::Model;
+use cloze_model::files::sentence::SentenceModel;
 use cloze_model::params::Spec;
 use cloze_task::run::Packed;
 use cloze_task::text_classification::TextInput;
-use cloze_task::{Columns, Context, Figures, Head, Job, Options, Output, Row, Rows, Runner, Sequence, Settings, Task, TaskError};
+use cloze_task::{Columns, Context, Figures, Head, Job, Options, Output, Row, Rows, Runner, Sequence, Settings, Task, TaskError, Want};
 use cloze_task::{answers, fill_mask, require, text_classification as classification};
 use cloze_tensor::{Backend, Dtype, Operands, Tape, Weights};
 use cloze_text::{Encoding, Tokenizer};
 use cloze_train::run::Precision;
 use serde_json::Value;
 
+use crate::attention::Attention;
 use crate::{Device, Error};
 
 /// A loaded model with its tokenizer on a device.
@@ -31,6 +33,7 @@ pub struct Pipeline<'d> {
 trait Engine: Send + Sync {
     fn run(&self, model: &Model, context: &Context, sequences: &[&Sequence]) -> Result<Vec<Output>, TaskError>;
     fn states(&self, model: &Model, encoding: &Encoding) -> States;
+    fn watch(&self, model: &Model, encoding: &Encoding) -> Vec<crate::attention::Layer>;
 }
 
 /// What a model computes for one text, for comparison with other implementations.
@@ -55,7 +58,21 @@ impl<B: Backend> Engine for Loaded<'_, B> {
     fn run(&self, model: &Model, context: &Context, sequences: &[&Sequence]) -> Result<Vec<Output>, TaskError> {
         let Self { backend, weights, dtype, batch_tokens } = self;
         let pooling = context.settings.pooling;
-        Packed { backend: *backend, model, weights, dtype: *dtype, batch_tokens: *batch_tokens, pooling }.run(sequences)
+        let mut outputs =
+            Packed { backend: *backend, model, weights, dtype: *dtype, batch_tokens: *batch_tokens, pooling }.run(sequences)?;
+        for (output, sequence) in outputs.iter_mut().zip(sequences) {
+            if let (Want::Embedding, Output::Rows { width, values }) = (&sequence.want, output) {
+                for dense in &context.settings.dense {
+                    *values = dense.apply(values);
+                    *width = values.len();
+                }
+            }
+        }
+        Ok(outputs)
+    }
+
+    fn watch(&self, model: &Model, encoding: &Encoding) -> Vec<crate::attention::Layer> {
+        crate::attention::watch(self.backend, model, &self.weights, self.dtype, encoding)
     }
 
     fn states(&self, model: &Model, encoding: &Encoding) -> States {
@@ -109,8 +126,10 @@ impl<'d> Pipeline<'d> {
     /// Load a model folder in a form of one's own.
     pub fn with_form(device: &'d Device, folder: &Path, form: &Form, max_length: Option<usize>) -> Result<Self, Error> {
         let folder = &crate::hub::model_folder(folder, &mut |_| ())?;
-        let opened = cloze_model::open(folder, None, 0)?;
-        let tokenizer = Tokenizer::load(folder)?;
+        // Some folders of sentence-transformers hold the encoder one level deeper.
+        let encoder = SentenceModel::read(folder)?.map_or_else(|| folder.clone(), |s| s.encoder);
+        let opened = cloze_model::open(&encoder, None, 0)?;
+        let tokenizer = Tokenizer::load(&encoder)?;
         let settings = Settings::read(folder)?;
         let longest = opened.model.blueprint.position.longest();
         let max_length = max_length.map_or(settings.max_length.unwrap_or(512).clamp(3, longest), |m| m.clamp(3, longest));
@@ -250,6 +269,12 @@ impl<'d> Pipeline<'d> {
         let options = Options { top_k: Some(top_k), ..Options::default() };
         let found = self.answer(&fill_mask::FillMask, &[serde_json::json!({ "text": text })], &options)?;
         Ok(found.first().map(fill_mask::answers).unwrap_or_default())
+    }
+
+    /// What every attention got for a text or a pair; its probabilities follow from it.
+    pub fn attention(&self, encoding: &Encoding) -> Attention {
+        let tokens = encoding.ids.iter().map(|&id| self.context.tokenizer.id_to_token(id).unwrap_or_default()).collect();
+        Attention::new(tokens, self.engine.watch(&self.model, encoding))
     }
 
     /// Everything that the model computes for one text.

@@ -174,6 +174,7 @@ fn pytorch_archives() {
         open(&copy)
     };
     let first = sound.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+    let wide = sound.windows(4).rposition(|w| w == b"PK\x06\x06").unwrap();
     let cut = |n: usize| open(&sound[..n]);
     let cases = [
         ("neither", open(b"")),
@@ -187,9 +188,10 @@ fn pytorch_archives() {
         ("cut off", cut(sound.len() / 2)),
         ("cut off", cut(end)),
         ("cut off", cut(end + 10)),
-        ("directory", patched(end + 10, &[0xff, 0x7f])),
-        ("directory", patched(end + 16, &[0xff, 0xff, 0xff, 0x7f])),
-        ("directory", patched(end + 16, &[1, 0, 0, 0])),
+        ("directory", patched(wide + 32, &[0xff, 0x7f])),
+        ("directory", patched(wide + 48, &[0xff, 0xff, 0xff, 0x7f])),
+        ("directory", patched(wide + 48, &[1, 0, 0, 0])),
+        ("zip64", patched(wide, b"PKxx")),
         ("directory", patched(first, b"PKxx")),
         ("compressed", patched(first + 10, &[8, 0])),
         ("encrypted", patched(first + 8, &[1, 0])),
@@ -202,7 +204,7 @@ fn pytorch_archives() {
         ("which tensors lie in", open(&zip_with_last(b"/data/3", b"/data/x"))),
         ("torch._utils._rebuild_tensor_v9", open(&zip_with(b"_rebuild_tensor_v2", b"_rebuild_tensor_v9"))),
         ("collections.OrderedDicx", open(&zip_with(b"OrderedDict", b"OrderedDicx"))),
-        ("os.system", open(&zip_with(b"ctorch._utils\n_rebuild_tensor_v2\n", b"cos\nsystem\n#################\n#\n"))),
+        ("os.system", open(&zip_with(b"ctorch._utils\n_rebuild_tensor_v2\n", b"cos\nsystem\n######################"))),
         ("torch.FloatStoragx", open(&zip_with(b"FloatStorage", b"FloatStoragx"))),
         ("persistent", open(&zip_with(b"storage", b"storagx"))),
         ("UTF-8", open(&zip_with(b"bert.embeddings.word", b"\xff\xff\xff\xff.embeddings.word"))),
@@ -345,14 +347,14 @@ fn tensorflow_checkpoints() {
         ("table", patched(n - 1, 0)),
         ("checksum", patched(10, 0xff)),
         ("checksum", patched(n / 2, 0x55)),
-        ("beyond the end", patched(n - 48, 0xff)),
+        ("beyond the end", patched(n - 45, 0xff)),
         ("header", open(&table(&[]))),
         ("header", open(&table(&[(b"a", HEADER)]))),
         ("header", open(&table(&[(b"", b"\xff\xff")]))),
         ("big-endian", open(&table(&[(b"", &[8, 1, 16, 1])]))),
         ("0 data files", open(&table(&[(b"", b"")]))),
         ("data files", open(&table(&[(b"", &[8, 0xff, 0xff, 0xff, 0x7f])]))),
-        ("data-00001-of-00002", open(&table(&[(b"", &[8, 2])]))),
+        ("data-00000-of-00002", open(&table(&[(b"", &[8, 2])]))),
         ("no variables of BERT", open(&table(&[(b"", HEADER)]))),
         ("no variables of BERT", open(&table(&[(b"", HEADER), (b"global_step", &[8, 9])]))),
         ("not UTF-8", open(&table(&[(b"", HEADER), (b"\xff\xfe", &[8, 1])]))),

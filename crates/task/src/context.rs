@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use cloze_model::Problem;
+use cloze_model::files::sentence::{SentenceDense, SentenceModel, SentencePooling};
 use cloze_model::head::pooling::Pooling;
 use cloze_text::Tokenizer;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,9 @@ pub struct Settings {
     pub pooling: Pooling,
     /// Whether embeddings have length 1.
     pub normalize: bool,
+    /// Linear maps between pooling and normalising; sentence-transformers' folders have them in files of their own.
+    #[serde(skip)]
+    pub dense: Vec<SentenceDense>,
     /// Prefix lengths that embeddings were trained to be cut to, the longest first (Kusupati et al. 2022); empty: whole.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dimensions: Vec<usize>,
@@ -45,6 +49,7 @@ impl Default for Settings {
             task: None,
             pooling: Pooling::Mean,
             normalize: true,
+            dense: Vec::new(),
             dimensions: Vec::new(),
             query_prefix: String::new(),
             passage_prefix: String::new(),
@@ -80,35 +85,27 @@ impl Settings {
             return serde_json::from_value(json(&path)?).map_err(|e| TaskError::Settings { path, problem: e.to_string() });
         }
         let mut settings = Self::default();
-        let modules = folder.join("modules.json");
-        if modules.exists() {
-            settings.sentence_transformers(folder, &json(&modules)?)?;
-        }
+        settings.sentence_transformers(folder)?;
         Ok(settings)
     }
 
-    /// Pooling and normalising as sentence-transformers writes them.
-    fn sentence_transformers(&mut self, folder: &Path, modules: &Value) -> Result<(), TaskError> {
+    /// Pooling, linear maps and normalising as sentence-transformers writes them.
+    fn sentence_transformers(&mut self, folder: &Path) -> Result<(), TaskError> {
+        let fault = |problem: String| TaskError::Settings { path: folder.join("modules.json"), problem };
+        let Some(found) = SentenceModel::read(folder).map_err(|e| fault(e.to_string()))? else { return Ok(()) };
         self.task = Some("sentence-embedding".into());
-        let kind = |m: &Value| m.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let modules = modules.as_array().cloned().unwrap_or_default();
-        self.normalize = modules.iter().any(|m| kind(m).ends_with("Normalize"));
-        let pooling = folder.join("1_Pooling").join("config.json");
-        if pooling.exists() {
-            let config = json(&pooling)?;
-            let on = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
-            self.pooling = match () {
-                _ if on("pooling_mode_cls_token") => Pooling::Cls,
-                _ if on("pooling_mode_max_tokens") => Pooling::Max,
-                _ if on("pooling_mode_lasttoken") => Pooling::Last,
-                _ => Pooling::Mean,
-            };
-        }
-        let limits = folder.join("sentence_bert_config.json");
-        if limits.exists() {
-            let limit = json(&limits)?.get("max_seq_length").and_then(Value::as_u64);
-            self.max_length = limit.and_then(|l| usize::try_from(l).ok());
-        }
+        self.pooling = match found.model.pooling {
+            SentencePooling::Cls => Pooling::Cls,
+            SentencePooling::Mean => Pooling::Mean,
+            SentencePooling::Max => Pooling::Max,
+            SentencePooling::Last => Pooling::Last,
+            other => return Err(fault(format!("pooling \"{}\"; Cloze pools by cls, mean, max or lasttoken", other.name()))),
+        };
+        self.normalize = found.model.normalize;
+        self.max_length = found.model.max_seq_length;
+        self.query_prefix = found.model.prompts.get("query").cloned().unwrap_or_default();
+        self.passage_prefix = ["passage", "document"].iter().find_map(|name| found.model.prompts.get(*name)).cloned().unwrap_or_default();
+        self.dense = found.model.dense;
         Ok(())
     }
 

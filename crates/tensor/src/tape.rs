@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use crate::backend::Backend;
 use crate::dtype::Dtype;
+use crate::ops::attention::Attention;
 use crate::random::{Key, Stream};
 use crate::tensor::{Target, Tensor, Weights, Write};
 
@@ -86,13 +87,15 @@ pub struct Tape<'a, B: Backend> {
     roots: HashMap<usize, Tensor<B>>,
     next_id: usize,
     next_place: u32,
+    watched: Option<Vec<(Attention, Var<B>)>>,
 }
 
 impl<'a, B: Backend> Tape<'a, B> {
     /// A tape for inference: no dropout, nothing recorded. Activations are stored as `dtype`.
     pub fn inference(backend: &'a B, weights: &'a Weights<B>, dtype: Dtype) -> Self {
         let setting = Setting { backend, weights, dtype, draws: None };
-        Self { setting, recording: false, gradients: None, steps: Vec::new(), roots: HashMap::new(), next_id: 0, next_place: 0 }
+        let (steps, roots) = (Vec::new(), HashMap::new());
+        Self { setting, recording: false, gradients: None, steps, roots, next_id: 0, next_place: 0, watched: None }
     }
 
     /// A tape for training: parameter gradients are added to `gradients` (f32, the layout of the weights).
@@ -124,6 +127,23 @@ impl<'a, B: Backend> Tape<'a, B> {
     /// The element kind of activations.
     pub fn dtype(&self) -> Dtype {
         self.setting.dtype
+    }
+
+    /// Keep what every attention from now on gets, for people who look inside: no op gives the probabilities themselves.
+    pub fn watch_attention(&mut self) {
+        self.watched = Some(Vec::new());
+    }
+
+    /// What the attentions got since [`Tape::watch_attention`], in the order they ran. // each [T, 3H]
+    pub fn watched_attention(&mut self) -> Vec<(Attention, Var<B>)> {
+        self.watched.take().unwrap_or_default()
+    }
+
+    /// An attention runs.
+    pub(crate) fn see_attention(&mut self, op: Attention, qkv: &Var<B>) {
+        if let Some(watched) = &mut self.watched {
+            watched.push((op, qkv.clone()));
+        }
     }
 
     /// Whether backward will run.
@@ -211,6 +231,7 @@ impl<'a, B: Backend> Tape<'a, B> {
                 roots: HashMap::new(),
                 next_id: 1,
                 next_place: place,
+                watched: None,
             };
             let inner_x = Var { id: 0, tensor: Rc::clone(&x.tensor) };
             let inner_y = segment(&mut inner, &inner_x);

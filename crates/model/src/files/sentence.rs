@@ -375,6 +375,17 @@ fn class_of(activation: Option<Activation>) -> &'static str {
 }
 
 impl SentenceDense {
+    /// f(W x + b), on the host: it is one small map a text. // [in_features] → [out_features]
+    pub fn apply(&self, x: &[f32]) -> Vec<f32> {
+        assert_eq!(x.len(), self.in_features, "dense: it takes {} values, not {}", self.in_features, x.len());
+        let row = |(o, w): (usize, &[f32])| {
+            let sum: f32 = w.iter().zip(x).map(|(w, x)| w * x).sum();
+            let y = sum + self.bias.as_ref().map_or(0.0, |b| b[o]);
+            self.activation.map_or(y, |f| f.value(y.into()) as f32)
+        };
+        self.weight.chunks_exact(self.in_features).enumerate().map(row).collect()
+    }
+
     fn read(folder: &Path) -> Result<Self, ModelError> {
         let path = folder.join(CONFIG);
         let value = read_json(&path)?;

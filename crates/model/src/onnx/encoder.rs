@@ -1,6 +1,7 @@
 //! The graph of an encoder and its heads, as the blueprint says. B: batch, S: sequence.
 
 use cloze_tensor::ops::activation::Activation;
+use cloze_tensor::ops::attention::Visibility;
 use cloze_tensor::ops::norm::NormKind;
 use cloze_tensor::ops::pool::Pool;
 
@@ -297,7 +298,7 @@ impl Encoder<'_> {
         let mut masks: Vec<(usize, String)> = Vec::new();
         let mut turns: Vec<(f32, [String; 2])> = Vec::new();
         for index in 0..self.blueprint.num_hidden_layers {
-            let (layer, window, theta) = layer_of(self.blueprint, index);
+            let (layer, window, theta) = layer_of(self.blueprint, index).map_err(|what| self.unknown(what))?;
             let mask = match window {
                 None => everything.clone(),
                 Some(w) => match masks.iter().find(|(known, _)| *known == w) {
@@ -423,27 +424,57 @@ impl Encoder<'_> {
     /// The prediction head's transform. // [.., H] → [.., E]
     fn transform(&mut self, x: &str) -> Result<String, ModelError> {
         let y = self.dense(x, "mlm.dense")?;
-        let act = prediction_act(self.blueprint);
+        let act = self.blueprint.prediction_act;
         let y = self.activation(&y, act);
         self.norm(&y, "mlm.norm")
     }
 
+    /// tanh, or another activation, of a linear map of one row a sequence. // [B, H] → [B, H]
+    fn summary(&mut self, row: &str, name: &str, act: Activation) -> Result<String, ModelError> {
+        let y = self.dense(row, name)?;
+        Ok(self.activation(&y, act))
+    }
+
+    /// What labels of a sequence are read from; `name` where it is a map of its own. // [B, S, H] → [B, H]
+    fn read_by_labels(&mut self, hidden: &str, name: &str) -> Result<String, ModelError> {
+        let row = self.row(hidden);
+        match self.blueprint.summary {
+            Summary::Dense { activation, .. } if self.has(&format!("{name}.weight")) => self.summary(&row, name, activation),
+            Summary::PredictionHead if self.has("mlm.dense.weight") => self.transform(&row),
+            _ => self.summary(&row, "pooler", Activation::Tanh),
+        }
+    }
+
     fn heads(&mut self, hidden: &str, batch: &Axis, sequence: &Axis) -> Result<(), ModelError> {
-        let known = ["layer.", "embeddings.", "final_norm.", "mlm.", "pooler.", "nsp.", "classifier.", "summary.", "rtd."];
-        let known =
-            |name: &str| known.iter().any(|prefix| name.starts_with(prefix)) || HEADS.iter().any(|(prefix, _)| name.starts_with(prefix));
+        const KNOWN: [&str; 12] = [
+            "layer.",
+            "embeddings.",
+            "final_norm.",
+            "mlm.",
+            "pooler.",
+            "nsp.",
+            "classifier.",
+            "summary.",
+            "choice.",
+            "tokens.",
+            "span.",
+            "replaced.",
+        ];
+        let known = |name: &str| KNOWN.iter().any(|prefix| name.starts_with(prefix));
         if let Some(spec) = self.model.table().specs().iter().find(|s| !known(&s.name)) {
             return Err(self.unknown(format!("the parameter {}", spec.name)));
         }
-        let logits = |e: &mut Self, value: &str, axes: &[Axis], name: &str| e.g.output(name, value, F32, axes);
+        let labels = self.model.heads.labels.len();
+        let by_token = [batch.clone(), sequence.clone()];
+        let row = |n: usize| [batch.clone(), Axis::Fixed(n)];
+        let cell = |n: usize| [batch.clone(), sequence.clone(), Axis::Fixed(n)];
         if self.has("pooler.weight") {
-            let row = self.row(hidden);
-            let pooled = self.dense(&row, "pooler")?;
-            let pooled = self.g.node("Tanh", &[&pooled], vec![]);
-            self.g.output("pooler_output", &pooled, F32, &[batch.clone(), Axis::Fixed(self.blueprint.hidden_size)]);
+            let first = self.row(hidden);
+            let pooled = self.summary(&first, "pooler", Activation::Tanh)?;
+            self.g.output("pooler_output", &pooled, F32, &row(self.blueprint.hidden_size));
             if self.has("nsp.weight") {
                 let y = self.dense(&pooled, "nsp")?;
-                logits(self, &y, &[batch.clone(), Axis::Fixed(2)], "seq_relationship_logits");
+                self.g.output("seq_relationship_logits", &y, F32, &row(2));
             }
         }
         if self.has("mlm.bias") {
@@ -453,24 +484,41 @@ impl Encoder<'_> {
             let bias = self.param("mlm.bias")?;
             let y = self.g.node("MatMul", &[&rows, &table], vec![]);
             let y = self.g.node("Add", &[&y, &bias], vec![]);
-            logits(self, &y, &[batch.clone(), sequence.clone(), Axis::Fixed(self.blueprint.vocab_size)], "logits");
+            self.g.output("logits", &y, F32, &cell(self.blueprint.vocab_size));
         }
         if self.has("classifier.weight") {
-            let pooled = match self.blueprint.summary {
-                Summary::Pooler => {
-                    let row = self.row(hidden);
-                    let y = self.dense(&row, "pooler")?;
-                    self.g.node("Tanh", &[&y], vec![])
-                }
-                Summary::PredictionHead => {
-                    let row = self.row(hidden);
-                    self.transform(&row)?
-                }
-                #[allow(unreachable_patterns)]
-                _ => return Err(self.unknown("its way from tokens to labels")),
-            };
-            let y = self.dense(&pooled, "classifier")?;
-            logits(self, &y, &[batch.clone(), Axis::Fixed(self.model.heads.labels.len())], "logits");
+            let read = self.read_by_labels(hidden, "summary")?;
+            let y = self.dense(&read, "classifier")?;
+            self.g.output("logits", &y, F32, &row(labels));
+        }
+        if self.has("choice.weight") {
+            let read = self.read_by_labels(hidden, "choice.summary")?;
+            let y = self.dense(&read, "choice")?;
+            self.g.output("logits", &y, F32, &row(1));
+        }
+        // Labels of tokens and spans are read behind the prediction head's transform where a sequence's are.
+        let behind = self.blueprint.summary == Summary::PredictionHead;
+        if self.has("tokens.weight") {
+            let read = if behind { self.transform(hidden)? } else { hidden.to_owned() };
+            let y = self.dense(&read, "tokens")?;
+            self.g.output("logits", &y, F32, &cell(labels));
+        }
+        if self.has("span.weight") {
+            let read = if behind { self.transform(hidden)? } else { hidden.to_owned() };
+            let y = self.dense(&read, "span")?; // [B, S, 2]
+            for (i, name) in [(0, "start_logits"), (1, "end_logits")] {
+                let which = self.g.int(i);
+                let y = self.g.node("Gather", &[&y, &which], vec![int("axis", 2)]);
+                self.g.output(name, &y, F32, &by_token);
+            }
+        }
+        if self.has("replaced.score.weight") {
+            let y = self.dense(hidden, "replaced.dense")?;
+            let y = self.activation(&y, self.blueprint.hidden_act);
+            let y = self.dense(&y, "replaced.score")?;
+            let zero = self.g.int(0);
+            let y = self.g.node("Gather", &[&y, &zero], vec![int("axis", 2)]);
+            self.g.output("logits", &y, F32, &by_token);
         }
         Ok(())
     }
@@ -500,18 +548,14 @@ impl Encoder<'_> {
     }
 }
 
-/// Heads on every token: the first part of their parameters' names, and the name of their output.
-const HEADS: [(&str, &str); 0] = [];
-
 /// (name of the layer's parameters, window, base of the rotary angles) of layer `index`.
-fn layer_of(blueprint: &Blueprint, index: usize) -> (String, Option<usize>, Option<f32>) {
-    let theta = match blueprint.position {
-        Position::Rotary { theta, .. } => Some(theta),
-        Position::Learned { .. } => None,
+fn layer_of(blueprint: &Blueprint, index: usize) -> Result<(String, Option<usize>, Option<f32>), String> {
+    let (visibility, theta) = blueprint.attention_of(index);
+    let window = match visibility {
+        Visibility::All => None,
+        Visibility::Window(w) => Some(w),
+        #[allow(unreachable_patterns)]
+        other => return Err(format!("attention that sees {other:?}")),
     };
-    (format!("layer.{index}"), None, theta)
-}
-
-fn prediction_act(blueprint: &Blueprint) -> Activation {
-    blueprint.hidden_act
+    Ok((format!("layer.{}", blueprint.group_of(index)), window, theta))
 }

@@ -67,7 +67,11 @@ impl Foreign {
 
     pub(crate) fn encode(&self, text: &str, add_special: bool) -> Result<Encoding, TokenizerError> {
         guarded(|| self.inner.encode(text, add_special))
-            .map(convert)
+            .map(|encoding| {
+                let mut encoding = convert(encoding);
+                self.mend(&mut encoding, [text, ""]);
+                encoding
+            })
             .map_err(|message| TokenizerError::Encode { bytes: text.len(), message })
     }
 
@@ -79,10 +83,13 @@ impl Foreign {
         })
         .map_err(failed)?;
         let Some(max_length) = max_length.filter(|&max| whole.len() > max) else {
-            return Ok(convert(whole));
+            let mut encoding = convert(whole);
+            self.mend(&mut encoding, [first, second.unwrap_or("")]);
+            return Ok(encoding);
         };
         let special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(second.is_some()));
         let room = max_length.checked_sub(special).ok_or(TokenizerError::MaxLength { max_length, special })?;
+        let whole_first = first;
         guarded(|| {
             let a = self.inner.encode(first, false)?;
             let b = second.map(|second| self.inner.encode(second, false)).transpose()?;
@@ -102,9 +109,32 @@ impl Foreign {
             };
             let (a, b) = text.split_at(first.min(text.len()));
             encoding.parts = [range(a), range(b)];
+            self.mend(&mut encoding, [whole_first, second.unwrap_or("")]);
             encoding
         })
         .map_err(failed)
+    }
+
+    /// Offsets of SentencePiece's pieces, where the library's are not what the model read: the mark that is put before a text covers none of it, and marks
+    /// that a letter was composed with belong to the letter.
+    fn mend(&self, encoding: &mut Encoding, texts: [&str; 2]) {
+        if self.mark != Mark::Start('▁') {
+            return;
+        }
+        for (part, text) in encoding.parts.clone().into_iter().zip(texts) {
+            for i in part.start..part.end.saturating_sub(1) {
+                let (start, end) = encoding.offsets[i];
+                let next = encoding.offsets[i + 1].0;
+                if start == next && end > start && self.inner.id_to_token(encoding.ids[i]).as_deref() == Some("▁") {
+                    encoding.offsets[i].1 = start;
+                } else if let Some(between) = text.get(end as usize..next as usize)
+                    && !between.is_empty()
+                    && !between.contains(char::is_whitespace)
+                {
+                    encoding.offsets[i].1 = next;
+                }
+            }
+        }
     }
 
     pub(crate) fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {

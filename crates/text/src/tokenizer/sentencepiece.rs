@@ -99,6 +99,14 @@ pub(super) fn convert(path: &Path, folder: &Path, config: &mut TokenizerConfig) 
     if let Some(i) = proto.pieces.iter().position(|p| p.piece.is_empty() || !p.score.is_finite()) {
         return Err(broken(format!("piece {i} is empty or has no score")));
     }
+    // The table of replacements begins with the length of its first part, for which memory is taken unseen.
+    let table = proto.normalizer_spec.as_ref().and_then(|n| n.precompiled_charsmap.as_ref()).filter(|map| !map.is_empty());
+    if let Some(map) = table {
+        let first = map.first_chunk::<4>().map(|b| u32::from_le_bytes(*b) as usize);
+        if first.is_none_or(|len| len > map.len() - 4) {
+            return Err(broken("its table of replacements is cut off".into()));
+        }
+    }
     let trainer = proto.trainer_spec.clone().unwrap_or_default();
     if trainer.treat_whitespace_as_suffix == Some(true) {
         return Err(broken("it marks the ends of words instead of their starts, which Cloze does not have".into()));
@@ -123,7 +131,8 @@ pub(super) fn convert(path: &Path, folder: &Path, config: &mut TokenizerConfig) 
             let vocab: Map<String, Value> = pieces.iter().enumerate().map(|(id, p)| (p.text.clone(), id.into())).collect();
             json!({
                 "type": "BPE", "dropout": null, "unk_token": pieces[unk].text, "continuing_subword_prefix": null, "end_of_word_suffix": null,
-                "fuse_unk": true, "byte_fallback": byte_fallback, "ignore_merges": false, "vocab": vocab, "merges": merges(&pieces),
+                "fuse_unk": true, "byte_fallback": byte_fallback, "ignore_merges": pieces.iter().any(|p| p.kind == USER_DEFINED), "vocab": vocab,
+                "merges": merges(&pieces),
             })
         }
         other => return Err(broken(format!("its kind is {other}; unigram (1) and BPE (2) are read"))),
@@ -162,18 +171,28 @@ pub(super) fn convert(path: &Path, folder: &Path, config: &mut TokenizerConfig) 
     let added: Vec<Value> = pieces
         .iter()
         .enumerate()
-        .filter(|(_, p)| p.kind == CONTROL || p.kind == USER_DEFINED || names.contains(&&p.text))
+        .filter(|(_, p)| p.kind == CONTROL || names.contains(&&p.text))
         .map(|(id, p)| {
             json!({
                 "id": id, "content": p.text, "single_word": false, "lstrip": mask.as_ref() == Some(&p.text), "rstrip": false,
-                "normalized": false, "special": p.kind != USER_DEFINED || names.contains(&&p.text),
+                "normalized": false, "special": true,
             })
         })
         .collect();
+    // A piece that the user asked for is never cut nor joined. It is no added token: the text after one of those would begin anew.
+    let mut whole: Vec<&str> =
+        pieces.iter().filter(|p| p.kind == USER_DEFINED && !names.contains(&&p.text)).map(|p| p.text.as_str()).collect();
+    whole.sort_by_key(|text| std::cmp::Reverse(text.len()));
     let normalizer = proto.normalizer_spec.clone().unwrap_or_default();
     let scheme_prefix = if normalizer.add_dummy_prefix == Some(false) { "never" } else { "always" };
     let split = trainer.split_by_whitespace != Some(false);
     let metaspace = json!({ "type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme_prefix, "split": split });
+    let mut pre_tokenizer = metaspace.clone();
+    if !whole.is_empty() {
+        let pattern = whole.iter().map(|text| escaped(text)).collect::<Vec<_>>().join("|");
+        let split = json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+        pre_tokenizer = json!({ "type": "Sequence", "pretokenizers": [metaspace, split] });
+    }
     if normalizer.escape_whitespaces == Some(false) {
         return Err(broken("it leaves spaces as they are, which Cloze does not have".into()));
     }
@@ -183,7 +202,7 @@ pub(super) fn convert(path: &Path, folder: &Path, config: &mut TokenizerConfig) 
         "padding": null,
         "added_tokens": added,
         "normalizer": normalizers(&normalizer, scheme),
-        "pre_tokenizer": metaspace,
+        "pre_tokenizer": pre_tokenizer,
         "post_processor": template,
         "decoder": metaspace,
         "model": model,
@@ -309,7 +328,7 @@ fn normalizers(spec: &NormalizerSpec, scheme: Scheme) -> Value {
         list.push(json!({ "type": "Precompiled", "precompiled_charsmap": base64(map) }));
     }
     if spec.remove_extra_whitespaces != Some(false) {
-        list.push(replace(json!({ "Regex": "^ +| +$" }), ""));
+        list.push(replace(json!({ "Regex": r"\A +| +\z" }), ""));
         list.push(replace(json!({ "Regex": " {2,}" }), " "));
     }
     json!({ "type": "Sequence", "normalizers": list })
@@ -361,6 +380,12 @@ impl Around {
         }
         Ok(json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": known }))
     }
+}
+
+/// A text as a regular expression that matches it alone.
+fn escaped(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || c == '_' || !c.is_ascii();
+    text.chars().flat_map(|c| (!plain(c)).then_some('\\').into_iter().chain([c])).collect()
 }
 
 /// RFC 4648, section 4.

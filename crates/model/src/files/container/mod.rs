@@ -137,6 +137,14 @@ impl Container {
         }
     }
 
+    /// The safetensors of a folder, and nothing else: pickles are for conversions alone.
+    ///
+    /// # Errors
+    /// As [`TensorFiles::of_folder`].
+    pub fn of_safetensors(folder: &Path) -> Result<Self, ModelError> {
+        Self::safetensors(TensorFiles::of_folder(folder)?)
+    }
+
     fn new(origin: Origin) -> Self {
         Self { origin, files: Vec::new(), tensors: BTreeMap::new(), notes: Vec::new(), room: 0 }
     }

@@ -1,0 +1,66 @@
+//! `cloze serve` as people start and end it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/bert-tiny");
+
+fn start(arguments: &[&str]) -> (Child, String) {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_cloze"));
+    program.args(["serve", "--port", "0", "--threads", "2"]).args(arguments).env_remove("CLOZE_API_KEY");
+    let mut child = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("it says where it listens: {line:?}"));
+    (child, address.to_owned())
+}
+
+fn ask(address: &str, request: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "{request} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn it_serves_reloads_and_ends_when_it_is_told_to() {
+    let (mut child, address) = start(&["--model", &format!("tiny={MODEL}"), "--log", "json"]);
+    assert!(ask(&address, "GET /health/ready", "").starts_with("HTTP/1.1 200"));
+    let answer = ask(&address, "POST /embed", r#"{"inputs": "the cat"}"#);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    signal(&child, "-HUP");
+    assert!(ask(&address, "GET /v1/models", "").contains("\"tiny\""));
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    let line = log.lines().find(|l| l.contains("/embed")).unwrap_or_else(|| panic!("a line for the request: {log}"));
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert!(line["status"] == 200 && line["request_id"].is_string() && line["tokens"].as_u64() > Some(2), "{line}");
+    assert!(!log.contains("the cat"), "texts are not logged");
+    assert!(log.contains("tiny: loaded anew"), "{log}");
+}
+
+#[test]
+fn what_cannot_be_served_is_said() {
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_cloze")).arg("serve").args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, error) = run(&["--model", "/nowhere/at/all"]);
+    assert!(code == Some(1) && error.contains("/nowhere/at/all"), "{error}");
+    let (code, error) = run(&["--model", MODEL, "--max-batch-tokens", "0"]);
+    assert!(code == Some(1) && error.contains("--max-batch-tokens"), "{error}");
+    let (code, error) = run(&["--model", MODEL, "--log", "loud"]);
+    assert!(code == Some(2) && error.contains("json, text or off"), "{error}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (code, error) = run(&["--model", MODEL, "--port", &port]);
+    assert!(code == Some(1) && error.contains("--port"), "{error}");
+}

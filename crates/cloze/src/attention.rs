@@ -1,0 +1,172 @@
+//! A look inside attention: the probabilities of every layer and head, and one head's way to them in numbers.
+//!
+//! The kernels never form the probabilities (see [`cloze_tensor::ops::attention`]); here they are computed from the very q and k that the
+//! model made, in f64, by the formula: p = softmax(scale · q·kᵀ) over the visible keys.
+
+use cloze_model::{Input, Model};
+use cloze_tensor::ops::attention::Attention as Op;
+use cloze_tensor::{Backend, Dtype, Sequences, Tape, Weights};
+use cloze_text::Encoding;
+use serde::Serialize;
+
+/// q and k of every layer for one text, as the model computed them.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    /// The tokens. // `[T]`
+    pub tokens: Vec<String>,
+    layers: Vec<Layer>,
+}
+
+/// The attention of a layer and what it got. // `[T, 3H]`
+pub(crate) type Layer = (Op, Vec<f32>);
+
+/// One head's attention, step by step.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HeadSteps {
+    /// Its layer, from 0.
+    pub layer: usize,
+    /// Its place in the layer, from 0.
+    pub head: usize,
+    /// What the products are multiplied by: usually 1/√D.
+    pub scale: f64,
+    /// Queries, turned by their position where the model has rotary positions. // [T, D]
+    pub q: Vec<Vec<f64>>,
+    /// Keys, likewise. // [T, D]
+    pub k: Vec<Vec<f64>>,
+    /// q·k for each query (row) and key. // [T, T]
+    pub products: Vec<Vec<f64>>,
+    /// scale · q·k. // [T, T]
+    pub scores: Vec<Vec<f64>>,
+    /// softmax of the scores over the visible keys; each row sums to 1. // [T, T]
+    pub weights: Vec<Vec<f64>>,
+}
+
+/// Run a text alone and keep what its attentions got.
+pub(crate) fn watch<B: Backend>(backend: &B, model: &Model, weights: &Weights<B>, dtype: Dtype, encoding: &Encoding) -> Vec<Layer> {
+    let input = Input::new(backend, &encoding.ids, &encoding.token_type_ids, Sequences::from_lengths([encoding.len()]));
+    let mut tape = Tape::inference(backend, weights, dtype);
+    tape.watch_attention();
+    model.hidden(&mut tape, &input, false);
+    tape.watched_attention().into_iter().map(|(op, qkv)| (op, qkv.to_host(backend))).collect()
+}
+
+impl Attention {
+    pub(crate) fn new(tokens: Vec<String>, layers: Vec<Layer>) -> Self {
+        Self { tokens, layers }
+    }
+
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Heads of a layer; 0 where there is no such layer.
+    pub fn heads(&self, layer: usize) -> usize {
+        self.layers.get(layer).map_or(0, |(op, _)| op.heads)
+    }
+
+    /// One head, step by step; `None` where there is no such head.
+    pub fn head(&self, layer: usize, head: usize) -> Option<HeadSteps> {
+        let (op, qkv) = self.layers.get(layer)?;
+        if head >= op.heads {
+            return None;
+        }
+        let tokens = self.tokens.len();
+        let width = qkv.len() / tokens.max(1); // 3H
+        let d = width / 3 / op.heads;
+        let part = |which: usize, t: usize| {
+            let at = t * width + which * width / 3 + head * d;
+            let mut x: Vec<f64> = qkv[at..at + d].iter().map(|&x| f64::from(x)).collect();
+            turn(op, &mut x, t);
+            x
+        };
+        let q: Vec<Vec<f64>> = (0..tokens).map(|t| part(0, t)).collect();
+        let k: Vec<Vec<f64>> = (0..tokens).map(|t| part(1, t)).collect();
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum();
+        let products: Vec<Vec<f64>> = q.iter().map(|q| k.iter().map(|k| dot(q, k)).collect()).collect();
+        let scale = f64::from(op.scale);
+        let scores: Vec<Vec<f64>> = products.iter().map(|row| row.iter().map(|x| x * scale).collect()).collect();
+        let weights = scores.iter().enumerate().map(|(i, row)| softmax(row, op.visibility.keys(i, tokens))).collect();
+        Some(HeadSteps { layer, head, scale, q, k, products, scores, weights })
+    }
+
+    /// The probabilities of every layer and head. // [layers][N][T][T]
+    pub fn weights(&self) -> Vec<Vec<Vec<Vec<f64>>>> {
+        let head = |layer, head| self.head(layer, head).map(|steps| steps.weights);
+        (0..self.layers()).map(|l| (0..self.heads(l)).filter_map(|h| head(l, h)).collect()).collect()
+    }
+}
+
+/// Rotate the pairs (c, c + D/2) by position · θ^(−2c/D) (Su et al. 2021), where the model has rotary positions.
+fn turn(op: &Op, x: &mut [f64], position: usize) {
+    let Some(theta) = op.rotary else { return };
+    let half = x.len() / 2;
+    for c in 0..half {
+        let angle = position as f64 * f64::from(theta).powf(-2.0 * c as f64 / x.len() as f64);
+        let (a, b) = (x[c], x[c + half]);
+        x[c] = a * angle.cos() - b * angle.sin();
+        x[c + half] = b * angle.cos() + a * angle.sin();
+    }
+}
+
+/// exp(s − max) / Σ over the visible keys; 0 for the others.
+fn softmax(scores: &[f64], visible: std::ops::Range<usize>) -> Vec<f64> {
+    let seen = &scores[visible.clone()];
+    let max = seen.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = seen.iter().map(|s| (s - max).exp()).sum();
+    let weight = |(j, s): (usize, &f64)| if visible.contains(&j) { (s - max).exp() / sum } else { 0.0 };
+    scores.iter().enumerate().map(weight).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use cloze_model::{Blueprint, Heads};
+    use cloze_tensor::ops::attention::Visibility;
+    use cloze_tensor::plain::Plain;
+    use cloze_tensor::{Packed, Tensor};
+
+    use super::*;
+
+    /// What the ops make of these q and k must follow from the weights that are shown.
+    #[test]
+    fn the_weights_shown_are_those_that_the_op_uses() {
+        for blueprint in [Blueprint::bert(40, 2, 16, 4, 32), Blueprint::modern(40, 2, 16, 2, 32)] {
+            let rotary = matches!(blueprint.position, cloze_model::blueprint::Position::Rotary { .. });
+            let family = if rotary { "modernbert" } else { "bert" };
+            let model = Model::new(family, Blueprint { initializer_range: 0.5, ..blueprint }, Heads::default());
+            let weights = Weights::from_host(&Plain, &model.table().init(3));
+            let ids: Vec<u32> = (5..14).collect();
+            let encoding = Encoding { token_type_ids: vec![0; ids.len()], ids, ..Encoding::default() };
+            let layers = watch(&Plain, &model, &weights, Dtype::F32, &encoding);
+            let seen = Attention::new(vec![String::new(); encoding.len()], layers.clone());
+            assert_eq!((seen.layers(), layers[0].0.rotary.is_some()), (2, rotary));
+            for (layer, (op, qkv)) in layers.iter().enumerate() {
+                let (t, h) = (encoding.len(), qkv.len() / encoding.len() / 3);
+                let x = Tensor::from_host(&Plain, Dtype::F32, t, 3 * h, qkv);
+                let mut y = Tensor::new(&Plain, Dtype::F32, t, h);
+                let layout = Packed::new(&Plain, Sequences::from_lengths([t]));
+                cloze_tensor::ops::attention::AttentionOp::attention(&Plain, op, &layout, x.view(), y.view_mut(), None);
+                let y = y.to_host(&Plain);
+                for head in 0..seen.heads(layer) {
+                    let steps = seen.head(layer, head).unwrap();
+                    let d = h / op.heads;
+                    for (i, row) in steps.weights.iter().enumerate() {
+                        assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+                        for c in 0..d {
+                            let v = |j: usize| f64::from(qkv[j * 3 * h + 2 * h + head * d + c]);
+                            let expected: f64 = row.iter().enumerate().map(|(j, p)| p * v(j)).sum();
+                            let found = f64::from(y[i * h + head * d + c]);
+                            assert!((expected - found).abs() < 1e-5, "layer {layer} head {head}: {expected} {found}");
+                        }
+                    }
+                }
+            }
+            assert!(seen.head(0, 99).is_none() && seen.head(9, 0).is_none());
+        }
+    }
+
+    #[test]
+    fn keys_that_are_not_visible_get_nothing() {
+        assert_eq!(softmax(&[1.0, 1.0, 9.0], Visibility::Causal.keys(1, 3)), [0.5, 0.5, 0.0]);
+    }
+}

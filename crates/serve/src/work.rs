@@ -1,0 +1,115 @@
+//! A request on its way through tokenizing, queue and batches, and what it took.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use cloze::task::{Output, Sequence};
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::models::Served;
+
+/// What a request took.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Times {
+    /// Characters of its texts.
+    pub(crate) characters: usize,
+    /// Tokens that were computed for it.
+    pub(crate) tokens: usize,
+    /// Text to tokens, waiting for a thread included.
+    pub(crate) tokenization: Duration,
+    /// Waiting for batches.
+    pub(crate) queue: Duration,
+    /// In batches.
+    pub(crate) inference: Duration,
+}
+
+impl Times {
+    /// The headers of text-embeddings-inference; times in milliseconds.
+    pub(crate) fn headers(&self, total: Duration) -> HeaderMap {
+        let ms = |d: Duration| d.as_millis() as usize;
+        let mut headers = HeaderMap::new();
+        headers.insert("x-compute-type", HeaderValue::from_static("cpu"));
+        for (name, value) in [
+            ("x-compute-time", ms(total)),
+            ("x-compute-characters", self.characters),
+            ("x-compute-tokens", self.tokens),
+            ("x-total-time", ms(total)),
+            ("x-tokenization-time", ms(self.tokenization)),
+            ("x-queue-time", ms(self.queue)),
+            ("x-inference-time", ms(self.inference)),
+        ] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
+        }
+        headers
+    }
+}
+
+/// Counts, measures and bounds the work of one request.
+pub(crate) struct Work {
+    app: Arc<App>,
+    /// The model it is for.
+    pub(crate) served: Arc<Served>,
+    /// Whether it carries many inputs.
+    many: bool,
+    /// When its head had arrived.
+    begin: Instant,
+    /// What it has taken.
+    pub(crate) times: Times,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl Work {
+    /// Begin the work of a request for `inputs` inputs; refused when too many requests are under way, or too many inputs come at once.
+    pub(crate) fn begin(app: &Arc<App>, served: Arc<Served>, begin: Instant, inputs: usize, many: bool) -> Result<Self, ApiError> {
+        app.metrics.request(many);
+        let limit = app.settings.max_client_batch_size;
+        if inputs > limit {
+            return Err(ApiError::BatchSize { found: inputs, limit });
+        }
+        let permit = Arc::clone(&app.permits).try_acquire_owned();
+        let permit = permit.map_err(|_| ApiError::Overloaded { full: "too many requests are under way" })?;
+        Ok(Self { app: Arc::clone(app), served, many, begin, times: Times::default(), _permit: permit })
+    }
+
+    /// Do something with texts on the tokenizing threads. `characters`: of these texts.
+    pub(crate) async fn tokenize<T: Send + 'static>(
+        &mut self,
+        characters: usize,
+        work: impl FnOnce(&Served) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let begin = Instant::now();
+        let served = Arc::clone(&self.served);
+        let done = self.app.tokenizing.run(move || work(&served)).await;
+        self.times.tokenization += begin.elapsed();
+        self.times.characters += characters;
+        done
+    }
+
+    /// Run sequences in whatever batches they come into. If the caller goes away, what has not started is never computed.
+    pub(crate) async fn run(&mut self, sequences: Vec<Sequence>) -> Result<Vec<Output>, ApiError> {
+        for sequence in &sequences {
+            self.app.metrics.input_length(sequence.len());
+            self.times.tokens += sequence.len();
+        }
+        let reply = self.app.queue.push(&self.served.engine, sequences)?;
+        let late = ApiError::Overloaded { full: "the request waited longer than --request-timeout" };
+        let left = self.app.settings.request_timeout.saturating_sub(self.begin.elapsed());
+        let gone = ApiError::Backend { problem: "the compute worker has ended".into() };
+        let done = tokio::time::timeout(left, reply).await.map_err(|_| late)?.unwrap_or(Err(gone))?;
+        self.times.queue += done.queue;
+        self.times.inference += done.inference;
+        Ok(done.outputs)
+    }
+
+    /// The answer with the headers of its times.
+    pub(crate) fn answer(self, body: &impl serde::Serialize) -> Result<axum::response::Response, ApiError> {
+        let total = self.begin.elapsed();
+        self.app.metrics.success(self.many, &self.times, total);
+        let mut response = crate::response::json(StatusCode::OK, body);
+        response.headers_mut().extend(self.times.headers(total));
+        response.extensions_mut().insert(self.times);
+        Ok(response)
+    }
+}

@@ -1,0 +1,7 @@
+//! The real server on a free port of this machine, with tiny models made here: what clients send and what they must get.
+
+mod dialects;
+mod operation;
+mod reliability;
+mod tasks;
+mod world;
