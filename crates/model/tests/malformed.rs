@@ -143,7 +143,7 @@ fn broken_tensor_files_are_named() {
     let folder = Folder::of("bert-tiny");
     std::fs::write(folder.path("model.safetensors"), with_header(&text.replace("F32", "I32"))).unwrap();
     let error = folder.error();
-    assert!(error.contains("I32") && error.contains("F32, F16 or BF16"), "{error}");
+    assert!(error.contains("I32") && error.contains("F32, F16, BF16 or F64"), "{error}");
 
     // sound, but of another model
     let folder = Folder::of("bert-tiny");

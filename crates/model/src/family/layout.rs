@@ -12,7 +12,7 @@ use crate::registry::TensorName;
 
 /// One tensor that holds the whole parameter.
 pub(super) fn one(spec: &Spec, name: impl Into<String>) -> Vec<TensorName> {
-    ordered(spec, name, [0..spec.units().0])
+    ordered(spec, name, std::iter::once(0..spec.units().0))
 }
 
 /// One tensor that holds these rows of the parameter in its own order.
@@ -26,7 +26,7 @@ pub(super) fn ordered(spec: &Spec, name: impl Into<String>, pieces: impl IntoIte
 pub(super) fn stacked(spec: &Spec, names: impl IntoIterator<Item = String, IntoIter: ExactSizeIterator>) -> Vec<TensorName> {
     let names = names.into_iter();
     let rows = spec.units().0 / names.len();
-    names.enumerate().map(|(i, name)| TensorName { name, pieces: vec![i * rows..(i + 1) * rows] }).collect()
+    names.enumerate().map(|(i, name)| TensorName { name, pieces: std::iter::once(i * rows..(i + 1) * rows).collect() }).collect()
 }
 
 /// `layer.3.mlp.up.weight` → (`3`, `mlp.up`, `weight`).
