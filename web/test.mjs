@@ -61,7 +61,7 @@ const docs = await open({ viewport: { width: 900, height: 800 } }, 'docs')
 await docs.waitForSelector('summary')
 await docs.locator('summary').first().click()
 await docs.locator('button').first().click()
-await docs.waitForSelector('pre:not([hidden])')
+await docs.waitForSelector('details[open] > pre:not([hidden])')
 await shoot(docs, 'docs')
 
 assert.deepEqual(errors, [], 'no message on the console')

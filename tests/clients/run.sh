@@ -6,9 +6,12 @@ cd "$(dirname "$0")/../.."
 program="${CLOZE:-target/release/cloze}"
 python="${PYTHON:-python3}"
 out="$(mktemp)"
-"$program" serve --model words=fixtures/bert-tiny --model labels=fixtures/bert-tiny-classifier --port 0 --log off >"$out" 2>/dev/null &
+# The classifier has the vocabulary of the other model.
+labels="$(mktemp -d)"
+cp fixtures/bert-tiny-classifier/* fixtures/bert-tiny/vocab.txt "$labels"
+"$program" serve --model words=fixtures/bert-tiny --model labels="$labels" --port 0 --log off >"$out" 2>/dev/null &
 server=$!
-trap 'kill $server 2>/dev/null; rm -f "$out"' EXIT
+trap 'kill $server 2>/dev/null; rm -rf "$out" "$labels"' EXIT
 for _ in $(seq 100); do
     at="$(sed -n 's/^listening on //p' "$out")"
     [[ -n "$at" ]] && break

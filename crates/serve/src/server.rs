@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,6 +20,8 @@ use crate::error::ServeError;
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 64 << 10;
+/// For taking the connections that wait to be accepted, at the end.
+const LAST_CALL: Duration = Duration::from_secs(1);
 /// How long a closed connection is listened to.
 const LINGER: Duration = Duration::from_millis(500);
 /// Answers a head that does not arrive in time.
@@ -127,8 +129,10 @@ async fn serve(app: Arc<App>, listener: TcpListener, mut stopped: watch::Receive
         () = accept => (),
         () = drained => (),
     }
-    // Who is connected already is served.
-    while let Ok(place) = Arc::clone(&places).try_acquire_owned()
+    // Who is connected already is served; clients that keep coming must not keep the server alive.
+    let last = Instant::now() + LAST_CALL;
+    while Instant::now() < last
+        && let Ok(place) = Arc::clone(&places).try_acquire_owned()
         && let Ok(Ok((stream, _))) = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await
     {
         open(stream, place);
