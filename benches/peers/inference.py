@@ -336,6 +336,11 @@ def convert_ct2(model, folder, cases):
     import ctranslate2
 
     class Source(ctranslate2.converters.TransformersConverter):
+        def load_model(self, model_class, name, **kwargs):
+            model = super().load_model(model_class, name, **kwargs)
+            model.config.position_embedding_type = "absolute"  # newer transformers have no other and do not say so
+            return model
+
         def load_tokenizer(self, tokenizer_class, model_name_or_path, **kwargs):
             import transformers
 

@@ -6,6 +6,7 @@ type Attributes = Record<string, string | number | boolean | ((event: Event) => 
 function fill<E extends Element>(element: E, attributes: Attributes, children: Child[]): E {
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === 'function') element.addEventListener(name, value)
+    else if (name.startsWith('aria-')) element.setAttribute(name, String(value))
     else if (value === true) element.setAttribute(name, '')
     else if (value !== false) element.setAttribute(name, String(value))
   }

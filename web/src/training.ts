@@ -85,7 +85,7 @@ function curve(name: string, points: [number, number][]) {
   const most = Math.max(1, last?.[0] ?? 1)
   const x = (step: number) => left + ((width - left - 4) * step) / most
   const y = (v: number) => 6 + (height - bottom - 12) * (high > low ? (high - v) / (high - low) : 0.5)
-  const shown = (v: number) => (Math.abs(v) >= 1000 ? v.toFixed(0) : v.toPrecision(3))
+  const shown = (v: number) => (v === 0 ? '0' : Math.abs(v) >= 1000 ? v.toFixed(0) : Math.abs(v) < 0.01 ? v.toExponential(1) : v.toPrecision(3))
   const picture = draw('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': `${name}: ${last ? shown(last[1]) : '–'}` })
   if (thin.length) {
     picture.append(

@@ -114,7 +114,7 @@ impl Block {
         let qkv = b.dense(&name("attention.qkv"), 3 * h, h, bias, Role::Hidden { parts: 3 });
         let out = b.dense(&name("attention.out"), h, h, bias, Role::Hidden { parts: 1 });
         let attention_norm = (!first_pre).then(|| b.scale(&name("attention.norm"), h));
-        let up = b.dense(&name("mlp.up"), up, h, bias, Role::Hidden { parts: up / i });
+        let up = b.dense(&name("mlp.up"), up, h, blueprint.up_bias, Role::Hidden { parts: up / i });
         let down = b.dense(&name("mlp.down"), h, i, bias, Role::Hidden { parts: 1 });
         let mlp_norm = b.scale(&name("mlp.norm"), h);
         let (visibility, rotary) = blueprint.attention_of(index);

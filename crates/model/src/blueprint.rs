@@ -103,6 +103,8 @@ pub struct Blueprint {
     pub intermediate_size: usize,
     /// Segments; 0: none.
     pub type_vocab_size: usize,
+    /// Kinds of task, of which the first is added to every token (Sun et al. 2020, "ERNIE 2.0"); 0: none.
+    pub task_type_vocab_size: usize,
     /// How a token knows its place.
     pub position: Position,
     /// Layers that do not see the whole sequence.
@@ -115,8 +117,12 @@ pub struct Blueprint {
     pub layer_norm_eps: f32,
     /// Whether norms have a bias.
     pub norm_bias: bool,
-    /// Whether linear maps of the body and of the prediction head's transform have a bias.
+    /// Whether the linear maps of attention, and the one that leads out of the feed-forward sublayer, have a bias.
     pub linear_bias: bool,
+    /// Whether the linear map into the feed-forward sublayer has a bias.
+    pub up_bias: bool,
+    /// Whether the linear map of the prediction head's transform has a bias.
+    pub prediction_bias: bool,
     /// The feed-forward sublayer.
     pub mlp: Mlp,
     /// Its activation.
@@ -155,6 +161,7 @@ impl Blueprint {
             num_attention_heads: heads,
             intermediate_size: intermediate,
             type_vocab_size: 2,
+            task_type_vocab_size: 0,
             position: Position::Learned { max: 512, offset: 0 },
             local: None,
             norm: NormKind::LayerNorm,
@@ -162,6 +169,8 @@ impl Blueprint {
             layer_norm_eps: 1e-12,
             norm_bias: true,
             linear_bias: true,
+            up_bias: true,
+            prediction_bias: true,
             mlp: Mlp::Plain,
             hidden_act: Activation::Gelu,
             prediction_act: Activation::Gelu,
@@ -185,6 +194,8 @@ impl Blueprint {
             layer_norm_eps: 1e-5,
             norm_bias: false,
             linear_bias: false,
+            up_bias: false,
+            prediction_bias: false,
             mlp: Mlp::Gated,
             // Masked-LM training alone teaches every token's row something, the first one's least.
             pooling: Pool::Mean,
@@ -270,6 +281,7 @@ impl Blueprint {
             ("hidden_size", self.hidden_size, 1 << 16),
             ("embedding_size", self.embedding_size, 1 << 16),
             ("type_vocab_size", self.type_vocab_size, 1 << 16),
+            ("task_type_vocab_size", self.task_type_vocab_size, 1 << 16),
             ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
             ("intermediate_size", self.intermediate_size, 1 << 18),
         ];
@@ -292,6 +304,7 @@ impl Blueprint {
             Position::Rotary { .. } if !self.head_dim().is_multiple_of(2) => {
                 Some(format!("rotary positions need an even head dimension, not {}", self.head_dim()))
             }
+            Position::Rotary { max, .. } if max == 0 || max > 1 << 24 => Some(format!("{max} positions")),
             Position::Learned { max, offset } if max <= offset || max > 1 << 20 => Some(format!("{max} positions with offset {offset}")),
             _ => None,
         }

@@ -24,6 +24,8 @@ pub struct Family {
     pub names: fn(&Spec, &Blueprint) -> Vec<TensorName>,
     /// Names under which readers of the family's files look for one more copy of a parameter: (when, parameter, name).
     pub copies: &'static [(Copied, &'static str, &'static str)],
+    /// What its files hold beside the parameters.
+    pub constants: fn(&Blueprint) -> Vec<Constant>,
 }
 
 /// When a file holds one more copy of a parameter.
@@ -40,8 +42,40 @@ pub enum Copied {
 pub struct TensorName {
     /// Its name in files that Cloze writes.
     pub name: String,
-    /// The rows (of a vector: the elements) of our parameter that it holds.
-    pub rows: std::ops::Range<usize>,
+    /// The rows (of a vector: the elements) of our parameter that it holds, in its order.
+    pub pieces: Vec<std::ops::Range<usize>>,
+}
+
+impl TensorName {
+    /// How many rows it holds.
+    pub fn rows(&self) -> usize {
+        self.pieces.iter().map(std::ops::Range::len).sum()
+    }
+
+    /// Its rows, of `width` each, out of those of the parameter.
+    pub fn take<T: Copy>(&self, parameter: &[T], width: usize) -> Vec<T> {
+        self.pieces.iter().flat_map(|piece| &parameter[piece.start * width..piece.end * width]).copied().collect()
+    }
+
+    /// Its rows, of `width` each, to their places in the parameter.
+    pub fn put<T: Copy>(&self, mut tensor: &[T], parameter: &mut [T], width: usize) {
+        for piece in &self.pieces {
+            let (rows, rest) = tensor.split_at(piece.len() * width);
+            parameter[piece.start * width..piece.end * width].copy_from_slice(rows);
+            tensor = rest;
+        }
+    }
+}
+
+/// A tensor that readers of a family's files expect although it follows from the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Constant {
+    /// Its name.
+    pub name: &'static str,
+    /// Its shape.
+    pub shape: [usize; 2],
+    /// Its values.
+    pub values: Vec<f32>,
 }
 
 /// What a name in `architectures` says of the heads.
@@ -137,7 +171,7 @@ impl Family {
 }
 
 /// All families.
-pub static FAMILIES: [&Family; 8] = [
+pub static FAMILIES: [&Family; 13] = [
     &crate::family::bert::BERT,
     &crate::family::roberta::ROBERTA,
     &crate::family::roberta::XLM_ROBERTA,
@@ -146,6 +180,11 @@ pub static FAMILIES: [&Family; 8] = [
     &crate::family::electra::ELECTRA,
     &crate::family::albert::ALBERT,
     &crate::family::modernbert::MODERNBERT,
+    &crate::family::ernie::ERNIE,
+    &crate::family::megatron_bert::MEGATRON_BERT,
+    &crate::family::roformer::ROFORMER,
+    &crate::family::nomic_bert::NOMIC_BERT,
+    &crate::family::gte::GTE,
 ];
 
 /// The family of that `model_type`.

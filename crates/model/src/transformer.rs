@@ -30,6 +30,8 @@ impl<B: Backend> Input<B> {
 #[derive(Clone, Debug)]
 pub struct Transformer {
     embedding: Embedding,
+    /// Of which row 0 is added to every token.
+    task: Option<Param>,
     embedding_norm: Option<Scale>,
     projection: Option<Dense>,
     /// In the order in which they run; the layers of a group are the same block.
@@ -50,13 +52,15 @@ impl Transformer {
         };
         let segment = (blueprint.type_vocab_size > 0)
             .then(|| b.table.add("embeddings.segment.weight", blueprint.type_vocab_size, e, init, Role::Table));
+        let task = (blueprint.task_type_vocab_size > 0)
+            .then(|| b.table.add("embeddings.task.weight", blueprint.task_type_vocab_size, e, init, Role::Table));
         let embedding_norm = blueprint.embedding_norm.then(|| b.scale("embeddings.norm", e));
         let projection = blueprint.embedding_projection.then(|| b.dense("embeddings.projection", h, e, true, Role::Table));
         let groups: Vec<Block> = (0..blueprint.num_hidden_groups).map(|i| Block::new(b, i)).collect();
         let blocks = (0..blueprint.num_hidden_layers).map(|i| groups[blueprint.group_of(i)]).collect();
         let final_norm = (blueprint.norm_placement == NormPlacement::Pre).then(|| b.scale("final_norm", h));
         let embedding = Embedding { word, position, position_offset, segment };
-        Self { embedding, embedding_norm, projection, blocks, final_norm, blueprint }
+        Self { embedding, task, embedding_norm, projection, blocks, final_norm, blueprint }
     }
 
     /// The word embedding table. // [V, E]
@@ -103,6 +107,15 @@ impl Transformer {
     ) -> Var<B> {
         let segments = self.embedding.segment.is_some().then_some(&input.segments);
         let embedded = tape.embedding(&input.ids, segments, &input.layout, self.embedding);
+        let embedded = match self.task {
+            None => embedded,
+            Some(word) => {
+                let first = tape.backend().indices(&vec![0; embedded.rows()]);
+                let op = Embedding { word, position: None, position_offset: 0, segment: None };
+                let task = tape.embedding(&first, None, &input.layout, op);
+                tape.add(&embedded, &task)
+            }
+        };
         let normed = match self.embedding_norm {
             Some(scale) => tape.norm(&embedded, self.norm(scale)),
             None => embedded.clone(),

@@ -89,14 +89,16 @@ impl Golden {
         close(&format!("{} {name}", self.what()), &ours.to_host(backend), &self.f32(name), bound);
     }
 
-    /// The golden gradient of a parameter, parts joined; `None` where it is not kept.
+    /// The golden gradient of a parameter, put together from its tensors; `None` where it is not kept.
     fn gradient(&self, loaded: &Loaded, spec: &cloze_model::params::Spec) -> Option<Vec<f32>> {
-        let mut all = Vec::new();
+        let (_, width) = spec.units();
+        let mut all = vec![0.0; spec.param.len()];
         for part in (self.family.names)(spec, &loaded.model.blueprint) {
             let name = format!("grad.{}", part.name);
             let own = self.own.as_ref().and_then(|f| f.read(&name).unwrap());
             let common = || (self.class == Class::MaskedLm).then(|| self.common.read(&name).unwrap()).flatten();
-            all.extend(own.or_else(common)?.1);
+            let (_, values) = own.or_else(common)?;
+            part.put(&values, &mut all, width);
         }
         Some(all)
     }
@@ -132,7 +134,7 @@ fn forward<B: Backend>(g: &Golden, loaded: &Loaded, backend: &B, dtype: Dtype, b
         Class::Tokens => model.token_classifier().unwrap().logits(&mut tape, hidden),
         Class::Span => model.question_answering().unwrap().logits(&mut tape, hidden),
         Class::ReplacedToken => model.replaced_token().unwrap().logits(&mut tape, hidden),
-        Class::Body if model.blueprint.pooler => return g.close(backend, "pooled", &pooled.unwrap(), bound),
+        Class::Body if g.own.is_some() && model.heads.summary => return g.close(backend, "pooled", &pooled.unwrap(), bound),
         Class::Body | Class::PreTraining | Class::MaskedLm | Class::NextSentence => return,
     };
     g.close(backend, "logits", &logits, bound);
@@ -260,7 +262,12 @@ fn saved_folders_have_transformers_names_and_load_back_bit_for_bit() {
             None => temporary.path().to_owned(),
         };
         std::fs::create_dir_all(&folder).unwrap();
-        cloze_model::save(&folder, &loaded.model, &loaded.values, &[]).unwrap();
+        let config: Value = serde_json::from_slice(&std::fs::read(g.folder.path().join("config.json")).unwrap()).unwrap();
+        let ids: Vec<(&str, u32)> = ["pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"]
+            .into_iter()
+            .filter_map(|key| Some((key, config[key].as_u64()? as u32)))
+            .collect();
+        cloze_model::save(&folder, &loaded.model, &loaded.values, &ids).unwrap();
         let names = TensorFiles::of_folder(&folder).unwrap().names().to_vec();
         assert_eq!(names, g.names, "{}", g.what());
         let again = load(&folder).unwrap();
@@ -270,7 +277,7 @@ fn saved_folders_have_transformers_names_and_load_back_bit_for_bit() {
         let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&again.values), bits(&loaded.values), "{}", g.what());
         let second = tempfile::tempdir().unwrap();
-        cloze_model::save(second.path(), &again.model, &again.values, &[]).unwrap();
+        cloze_model::save(second.path(), &again.model, &again.values, &ids).unwrap();
         for file in ["config.json", "model.safetensors"] {
             let read = |folder: &Path| std::fs::read(folder.join(file)).unwrap();
             assert!(read(second.path()) == read(&folder), "{}: {file} changes from save to save", g.what());

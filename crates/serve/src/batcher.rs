@@ -50,7 +50,9 @@ impl Pace {
     /// Tokens of the next batch.
     fn tokens(&self) -> usize {
         match self.seconds_per_token {
-            Some(pace) if !self.target.is_zero() => ((self.target.as_secs_f64() / pace) as usize).clamp(LEAST_TOKENS.min(self.most), self.most),
+            Some(pace) if !self.target.is_zero() => {
+                ((self.target.as_secs_f64() / pace) as usize).clamp(LEAST_TOKENS.min(self.most), self.most)
+            }
             _ => self.most,
         }
     }

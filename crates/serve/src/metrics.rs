@@ -17,8 +17,7 @@ pub(crate) struct Metrics {
 /// Upper bounds in seconds, by a factor of about two.
 const SECONDS: [f64; 16] = [2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// Upper bounds of counts.
-const COUNTS: [f64; 15] =
-    [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
+const COUNTS: [f64; 15] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
 
 impl Default for Metrics {
     fn default() -> Self {

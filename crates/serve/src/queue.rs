@@ -148,7 +148,10 @@ impl Queue {
             return Err(ApiError::Unhealthy { problem: "the server is shutting down" });
         }
         if tokens > self.max_tokens {
-            let problem = format!("they make {tokens} tokens at once; at most {} are taken: ask for less, or raise --max-queue-tokens", self.max_tokens);
+            let problem = format!(
+                "they make {tokens} tokens at once; at most {} are taken: ask for less, or raise --max-queue-tokens",
+                self.max_tokens
+            );
             return Err(ApiError::Invalid { field: "inputs", problem });
         }
         // An empty queue takes any number of sequences: one input may make more than a client may send.

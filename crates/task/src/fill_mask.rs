@@ -243,9 +243,10 @@ fn jointly(
         }
     };
     let whole_words = options.word_tokens.is_some_and(|n| n > 1) && options.targets.is_none();
-    let special: Vec<u32> = (0..tokenizer.vocab_size() as u32).filter(|&id| whole_words && id == mask).collect();
+    let known = tokenizer.special();
+    let special = [known.pad, known.unk, known.cls, known.sep, known.mask];
     let (continuing, beginning) = if whole_words {
-        (0..tokenizer.vocab_size() as u32).filter(|id| !special.contains(id)).partition(|&id| tokenizer.is_continuation(id))
+        (0..tokenizer.vocab_size() as u32).filter(|id| !special.contains(&Some(*id))).partition(|&id| tokenizer.is_continuation(id))
     } else {
         (Vec::new(), Vec::new())
     };

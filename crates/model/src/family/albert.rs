@@ -20,6 +20,7 @@ pub static ALBERT: Family = Family {
     config,
     names,
     copies: &[(Copied::Untied, "mlm.bias", "predictions.decoder.bias")],
+    constants: |_| vec![],
 };
 
 fn blueprint(c: &Config) -> Result<Blueprint, ModelError> {

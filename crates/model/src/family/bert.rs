@@ -25,6 +25,7 @@ pub static BERT: Family = Family {
     names,
     // An untied projection of the library that reads this has a bias of its own, equal to the head's.
     copies: &[(Copied::Untied, "mlm.bias", "cls.predictions.decoder.bias")],
+    constants: |_| vec![],
 };
 
 fn names(spec: &Spec, _: &Blueprint) -> Vec<TensorName> {

@@ -21,6 +21,7 @@ pub static ELECTRA: Family = Family {
     config,
     names,
     copies: &[],
+    constants: |_| vec![],
 };
 
 fn blueprint(c: &Config) -> Result<Blueprint, ModelError> {

@@ -1,5 +1,7 @@
 //! What several families write alike: BERT's names of the body's tensors, sizes, numbers.
 
+use std::ops::Range;
+
 use serde_json::{Map, Value, json};
 
 use crate::blueprint::{Blueprint, Position};
@@ -10,14 +12,21 @@ use crate::registry::TensorName;
 
 /// One tensor that holds the whole parameter.
 pub(super) fn one(spec: &Spec, name: impl Into<String>) -> Vec<TensorName> {
-    vec![TensorName { name: name.into(), rows: 0..spec.units().0 }]
+    ordered(spec, name, [0..spec.units().0])
+}
+
+/// One tensor that holds these rows of the parameter in its own order.
+pub(super) fn ordered(spec: &Spec, name: impl Into<String>, pieces: impl IntoIterator<Item = Range<usize>>) -> Vec<TensorName> {
+    let tensor = TensorName { name: name.into(), pieces: pieces.into_iter().collect() };
+    debug_assert_eq!(tensor.rows(), spec.units().0, "{}: {} does not hold all of it", spec.name, tensor.name);
+    vec![tensor]
 }
 
 /// Tensors of equal size that stand on top of each other in the parameter.
 pub(super) fn stacked(spec: &Spec, names: impl IntoIterator<Item = String, IntoIter: ExactSizeIterator>) -> Vec<TensorName> {
     let names = names.into_iter();
     let rows = spec.units().0 / names.len();
-    names.enumerate().map(|(i, name)| TensorName { name, rows: i * rows..(i + 1) * rows }).collect()
+    names.enumerate().map(|(i, name)| TensorName { name, pieces: vec![i * rows..(i + 1) * rows] }).collect()
 }
 
 /// `layer.3.mlp.up.weight` → (`3`, `mlp.up`, `weight`).
@@ -46,6 +55,7 @@ pub(super) fn bert_body(prefix: &str, spec: &Spec) -> Vec<TensorName> {
         "embeddings.word" => "embeddings.word_embeddings",
         "embeddings.position" => "embeddings.position_embeddings",
         "embeddings.segment" => "embeddings.token_type_embeddings",
+        "embeddings.task" => "embeddings.task_type_embeddings",
         "embeddings.norm" => "embeddings.LayerNorm",
         "embeddings.projection" => "embeddings_project",
         "pooler" => "pooler.dense",
@@ -90,6 +100,29 @@ pub(super) fn bert_blueprint(c: &Config, offset: usize, segments: usize, eps: f3
         tie_word_embeddings: c.flag_or("tie_word_embeddings", true)?,
         ..base
     })
+}
+
+/// The base of the rotary angles: in `rope_parameters` (there under `kind`, where layers differ), or under the older key.
+pub(super) fn rope_theta(c: &Config, kind: Option<&str>, key: &'static str, default: f32) -> Result<f32, ModelError> {
+    let parameters = c.get("rope_parameters").and_then(|p| kind.map_or(Some(p), |kind| p.get(kind)));
+    let Some(parameters) = parameters else { return c.number_or(key, default) };
+    match parameters.get("rope_type").and_then(Value::as_str) {
+        None | Some("default") => {}
+        Some(other) => return Err(c.unknown("rope_parameters", other, "rope_type \"default\"")),
+    }
+    match parameters.get("rope_theta").map(|t| t.as_f64().filter(|t| t.is_finite() && *t > 0.0)) {
+        None => c.number_or(key, default),
+        Some(Some(theta)) => Ok(theta as f32),
+        Some(None) => Err(c.unknown("rope_parameters", &parameters.to_string(), "a rope_theta above 0")),
+    }
+}
+
+/// The base of the rotary angles of a body whose layers are alike; the usual one without.
+pub(super) fn theta_of(b: &Blueprint) -> f32 {
+    match b.position {
+        Position::Rotary { theta, .. } => theta,
+        Position::Learned { .. } => 10_000.0,
+    }
 }
 
 /// BERT's keys of config.json, written.

@@ -4,7 +4,7 @@
 use cloze_tensor::ops::pool::Pool;
 use serde_json::{Map, Value, json};
 
-use super::layout::{decimal, layer, object, one, rows_of_positions, sizes};
+use super::layout::{decimal, layer, object, one, rope_theta, rows_of_positions, sizes, theta_of};
 use crate::blueprint::{Blueprint, Local, Position};
 use crate::error::ModelError;
 use crate::files::config::{Config, act_name};
@@ -22,6 +22,7 @@ pub static MODERNBERT: Family = Family {
     config,
     names,
     copies: &[],
+    constants: |_| vec![],
 };
 
 const FULL: &str = "full_attention";
@@ -49,13 +50,13 @@ fn blueprint(c: &Config) -> Result<Blueprint, ModelError> {
     let local = (global_every != 1).then_some(Local {
         // The window is the width of both sides together.
         window: c.size_or("local_attention", 128)? / 2,
-        theta: theta(c, SLIDING, "local_rope_theta", 10_000.0)?,
+        theta: rope_theta(c, Some(SLIDING), "local_rope_theta", 10_000.0)?,
         global_every,
     });
     Ok(Blueprint {
         position: Position::Rotary {
             max: c.size_or("max_position_embeddings", 8192)?,
-            theta: theta(c, FULL, "global_rope_theta", 160_000.0)?,
+            theta: rope_theta(c, Some(FULL), "global_rope_theta", 160_000.0)?,
         },
         local,
         layer_norm_eps: c.number_or("norm_eps", 1e-5)?,
@@ -99,26 +100,9 @@ fn global_every(c: &Config, layers: usize) -> Result<usize, ModelError> {
     }
 }
 
-/// The base of the rotary angles: in `rope_parameters`, or under the older key.
-fn theta(c: &Config, kind: &'static str, key: &'static str, default: f32) -> Result<f32, ModelError> {
-    let Some(parameters) = c.get("rope_parameters").and_then(|p| p.get(kind)) else { return c.number_or(key, default) };
-    match parameters.get("rope_type").and_then(Value::as_str) {
-        None | Some("default") => {}
-        Some(other) => return Err(c.unknown("rope_parameters", other, "rope_type \"default\"")),
-    }
-    match parameters.get("rope_theta").map(|t| t.as_f64().filter(|t| t.is_finite() && *t > 0.0)) {
-        None => c.number_or(key, default),
-        Some(Some(theta)) => Ok(theta as f32),
-        Some(None) => Err(c.unknown("rope_parameters", &parameters.to_string(), "a rope_theta above 0")),
-    }
-}
-
 fn config(model: &Model) -> Map<String, Value> {
     let b = &model.blueprint;
-    let theta = match b.position {
-        Position::Rotary { theta, .. } => theta,
-        Position::Learned { .. } => 160_000.0,
-    };
+    let theta = theta_of(b);
     let local = b.local.unwrap_or(Local { window: 64, theta, global_every: 1 });
     let mut keys = sizes(b);
     keys.extend(object(json!({

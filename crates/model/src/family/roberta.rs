@@ -31,6 +31,7 @@ const fn of(model_type: &'static str, class: &'static str) -> Family {
         config,
         names,
         copies: &[(Copied::Untied, "mlm.bias", "lm_head.decoder.bias")],
+        constants: |_| vec![],
     }
 }
 

@@ -1,5 +1,6 @@
 //! A model folder as Hugging Face has it: config.json, model.safetensors, and the tokenizer's files beside them.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
@@ -100,8 +101,8 @@ pub struct Opened {
     /// What the files hold and do not hold.
     pub report: LoadReport,
     files: TensorFiles,
-    /// The tensors of each parameter in the order of their rows; none where it starts anew.
-    places: HashMap<Param, Vec<String>>,
+    /// The tensors of each parameter, by their names in the files; none where it starts anew.
+    places: HashMap<Param, Vec<TensorName>>,
     seed: u64,
 }
 
@@ -135,16 +136,18 @@ pub fn open(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Opened, Mo
     let mut used = HashSet::new();
     for spec in model.table().specs() {
         let parts = (family.names)(spec, &model.blueprint);
-        match parts.iter().map(|part| find(&files, family, spec, part)).collect::<Option<Vec<String>>>() {
-            Some(names) => {
-                used.extend(names.iter().cloned());
-                used.extend(names.iter().map(|n| quantized::scale_name(n)));
-                places.insert(spec.param, names);
+        let found = |part: TensorName| find(&files, family, spec, &part).map(|name| TensorName { name, ..part });
+        match parts.into_iter().map(found).collect::<Option<Vec<_>>>() {
+            Some(parts) => {
+                used.extend(parts.iter().map(|p| p.name.clone()));
+                used.extend(parts.iter().map(|p| quantized::scale_name(&p.name)));
+                places.insert(spec.param, parts);
             }
             None => report.new.push(spec.name.clone()),
         }
     }
     // Buffers and the copies that tied weights leave behind are no loss.
+    let constants = (family.constants)(&model.blueprint);
     let tied = (family.names)(&decoder_of(&model), &model.blueprint);
     let ignored = |n: &String| {
         n.ends_with("position_ids")
@@ -152,6 +155,7 @@ pub fn open(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Opened, Mo
             || n.ends_with("decoder.weight")
             || n.ends_with("decoder.bias")
             || (model.heads.masked_lm && tied.iter().any(|t| t.name == *n))
+            || constants.iter().any(|c| c.name == *n || c.name.strip_prefix(family.prefix) == Some(n))
     };
     report.unused = files.names().iter().filter(|n| !used.contains(*n) && !ignored(n)).cloned().collect();
     Ok(Opened { model, report, files, places, seed })
@@ -161,16 +165,16 @@ impl Opened {
     /// The values of a parameter of the model, from the files or anew. The files' pages are given back afterwards, so that a
     /// large model is never in memory twice.
     pub fn read(&self, spec: &Spec) -> Result<Frozen<'static>, ModelError> {
-        let Some(names) = self.places.get(&spec.param) else { return Ok(Frozen::F32(spec.initial(self.seed).into())) };
-        let parts = names.iter().map(|name| self.part(name)).collect::<Result<Vec<_>, _>>()?;
-        let joined = join(parts);
+        let Some(parts) = self.places.get(&spec.param) else { return Ok(Frozen::F32(spec.initial(self.seed).into())) };
+        let tensors = parts.iter().map(|part| self.tensor(&part.name)).collect::<Result<Vec<_>, _>>()?;
+        let joined = join(spec, parts, tensors);
         assert_eq!(joined.len(), spec.param.len(), "{}: shapes were checked before", spec.name);
         self.files.release();
         Ok(joined)
     }
 
     /// The values of one tensor: as they are, or bytes with the scales of their rows beside them.
-    fn part(&self, name: &str) -> Result<Frozen<'static>, ModelError> {
+    fn tensor(&self, name: &str) -> Result<Frozen<'static>, ModelError> {
         let Some(values) = self.files.read_i8(name) else {
             let Some((_, values)) = self.files.read(name)? else { unreachable!("it was found") };
             return Ok(Frozen::F32(values.into()));
@@ -191,12 +195,12 @@ impl Opened {
 
     /// Whether a matrix stands in the files as bytes.
     pub fn is_bytes(&self, spec: &Spec) -> bool {
-        let names = self.names_of(spec);
-        !names.is_empty() && names.iter().all(|name| self.files.describe(name).is_some_and(|(_, kind)| kind == "I8"))
+        let parts = self.parts_of(spec);
+        !parts.is_empty() && parts.iter().all(|part| self.files.describe(&part.name).is_some_and(|(_, kind)| kind == "I8"))
     }
 
     /// The tensors of a parameter; none where no file holds it.
-    pub(crate) fn names_of(&self, spec: &Spec) -> &[String] {
+    pub(crate) fn parts_of(&self, spec: &Spec) -> &[TensorName] {
         self.places.get(&spec.param).map_or(&[], Vec::as_slice)
     }
 
@@ -206,22 +210,29 @@ impl Opened {
     }
 }
 
-/// Rows after rows: bytes if all are, else what they stand for.
-fn join(mut parts: Vec<Frozen<'static>>) -> Frozen<'static> {
-    if parts.len() == 1 {
-        return parts.remove(0);
+/// A parameter out of its tensors: bytes if all are, else what they stand for.
+fn join(spec: &Spec, parts: &[TensorName], mut tensors: Vec<Frozen<'static>>) -> Frozen<'static> {
+    let (rows, width) = spec.units();
+    if let [part] = parts
+        && part.pieces.len() == 1
+    {
+        return tensors.remove(0);
     }
-    if parts.iter().all(|p| matches!(p, Frozen::Int8 { .. })) {
-        let (mut all, mut all_scales) = (Vec::new(), Vec::new());
-        for part in &parts {
-            if let Frozen::Int8 { values, scales } = part {
-                all.extend_from_slice(values);
-                all_scales.extend_from_slice(scales);
+    if tensors.iter().all(|t| matches!(t, Frozen::Int8 { .. })) {
+        let (mut all, mut all_scales) = (vec![0; rows * width], vec![0.0; rows]);
+        for (part, tensor) in parts.iter().zip(&tensors) {
+            if let Frozen::Int8 { values, scales } = tensor {
+                part.put(values, &mut all, width);
+                part.put(scales, &mut all_scales, 1);
             }
         }
         return Frozen::Int8 { values: all.into(), scales: all_scales.into() };
     }
-    Frozen::F32(parts.iter().flat_map(|p| p.values().into_owned()).collect::<Vec<f32>>().into())
+    let mut all = vec![0.0; rows * width];
+    for (part, tensor) in parts.iter().zip(&tensors) {
+        part.put(&tensor.values(), &mut all, width);
+    }
+    Frozen::F32(all.into())
 }
 
 /// What the vocabulary projection would be, were it not the embedding table.
@@ -269,8 +280,8 @@ fn find(files: &TensorFiles, family: &Family, spec: &Spec, part: &TensorName) ->
 /// The shape of a tensor that holds `part` of a parameter.
 fn shape_of(spec: &Spec, part: &TensorName) -> Vec<usize> {
     match spec.role {
-        Role::Vector => vec![part.rows.len()],
-        _ => vec![part.rows.len(), spec.param.cols],
+        Role::Vector => vec![part.rows()],
+        _ => vec![part.rows(), spec.param.cols],
     }
 }
 
@@ -280,22 +291,33 @@ pub fn save(folder: &Path, model: &Model, values: &[f32], token_ids: &[(&str, u3
     assert_eq!(values.len(), model.table().flat_len(), "values of another model");
     let Some(family) = family(model.family) else { unreachable!("a model is made by a family of the registry") };
     let bare = family.is_bare(&model.heads);
-    let mut tensors = Vec::new();
+    let written = |name: &str| name.strip_prefix(family.prefix).filter(|_| bare).unwrap_or(name).to_owned();
+    let mut tensors: Vec<(String, Vec<usize>, Cow<[f32]>)> = Vec::new();
     for spec in model.table().specs() {
         let (_, width) = spec.units();
+        let own = &values[spec.param.range()];
         for part in (family.names)(spec, &model.blueprint) {
-            let range = spec.param.offset + part.rows.start * width..spec.param.offset + part.rows.end * width;
-            let name = part.name.strip_prefix(family.prefix).filter(|_| bare).unwrap_or(&part.name).to_owned();
-            tensors.push(OutTensor { shape: shape_of(spec, &part), name, values: OutValues::F32(&values[range]) });
+            let held = match part.pieces.as_slice() {
+                [piece] => Cow::Borrowed(&own[piece.start * width..piece.end * width]),
+                _ => Cow::Owned(part.take(own, width)),
+            };
+            tensors.push((written(&part.name), shape_of(spec, &part), held));
         }
         let untied = !model.blueprint.tie_word_embeddings;
         for (when, parameter, name) in family.copies {
             if *parameter == spec.name && (*when == Copied::Always || untied) {
-                let range = spec.param.range();
-                tensors.push(OutTensor { shape: vec![range.len()], name: (*name).into(), values: OutValues::F32(&values[range]) });
+                let held = &values[spec.param.range()];
+                tensors.push(((*name).into(), vec![held.len()], Cow::Borrowed(held)));
             }
         }
     }
+    for constant in (family.constants)(&model.blueprint) {
+        tensors.push((written(constant.name), constant.shape.to_vec(), Cow::Owned(constant.values)));
+    }
+    let tensors: Vec<OutTensor> = tensors
+        .iter()
+        .map(|(name, shape, held)| OutTensor { name: name.clone(), shape: shape.clone(), values: OutValues::F32(held) })
+        .collect();
     write(&folder.join("model.safetensors"), &tensors, &[("format", "pt".into())])?;
     let path = folder.join("config.json");
     let text = serde_json::to_string_pretty(&config_json(family, model, token_ids)).unwrap_or_default() + "\n";

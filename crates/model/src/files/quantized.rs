@@ -42,34 +42,29 @@ pub fn save_frozen(
     let mut whole = Vec::new(); // modules that are not quantised
     let mut any = false;
     for spec in opened.model.table().specs() {
-        let names = opened.names_of(spec);
-        if names.is_empty() {
+        let parts = opened.parts_of(spec);
+        if parts.is_empty() {
             continue; // what no file held is no knowledge to save
         }
         let stored = opened.read(spec)?;
         let values = stored.values();
-        let mut at = 0;
-        for name in names {
-            let shape = opened.shape(name);
-            let part = &values[at..at + shape.iter().product::<usize>()];
-            at += part.len();
+        let (_, width) = spec.units();
+        for part in parts {
+            let (name, shape) = (&part.name, opened.shape(&part.name));
+            let own = part.take(&values, width);
             match (operands(spec), spec.role) {
-                (_, Role::Vector) | (Operands::F32, _) => held.push((name.clone(), shape, Held::F32(part.to_vec()))),
+                (_, Role::Vector) | (Operands::F32, _) => held.push((name.clone(), shape, Held::F32(own))),
                 (Operands::Bf16, role) => {
                     if matches!(role, Role::Hidden { .. }) {
                         whole.push(name.trim_end_matches(".weight").to_owned());
                     }
-                    held.push((name.clone(), shape, Held::Bf16(part.iter().map(|&v| bf16::from_f32(v)).collect())));
+                    held.push((name.clone(), shape, Held::Bf16(own.iter().map(|&v| bf16::from_f32(v)).collect())));
                 }
                 (Operands::Int8, _) => {
                     let (bytes, scales) = match &stored {
                         // Bytes stay the bytes that they are.
-                        Frozen::Int8 { values, scales } => {
-                            let row = (at - part.len()) / spec.param.cols;
-                            let rows = row..row + shape[0];
-                            (values[row * spec.param.cols..rows.end * spec.param.cols].to_vec(), scales[rows].to_vec())
-                        }
-                        Frozen::F32(_) => quantize(part, spec.param.cols),
+                        Frozen::Int8 { values, scales } => (part.take(values, width), part.take(scales, 1)),
+                        Frozen::F32(_) => quantize(&own, width),
                     };
                     any = true;
                     held.push((scale_name(name), vec![scales.len(), 1], Held::F32(scales)));

@@ -21,7 +21,7 @@ pub(crate) struct Transform {
 impl Transform {
     pub(crate) fn new(b: &mut Builder) -> Self {
         let (h, e) = (b.blueprint.hidden_size, b.blueprint.embedding_size);
-        let dense = b.dense("mlm.dense", e, h, b.blueprint.linear_bias, Role::Table);
+        let dense = b.dense("mlm.dense", e, h, b.blueprint.prediction_bias, Role::Table);
         let scale = b.scale("mlm.norm", e);
         Self { dense, activation: b.blueprint.prediction_act, norm: b.norm(scale) }
     }

@@ -181,6 +181,11 @@ impl Encoder<'_> {
             let rows = self.g.node("Gather", &[&table, "token_type_ids"], vec![int("axis", 0)]);
             x = self.g.node("Add", &[&x, &rows], vec![]);
         }
+        if self.has("embeddings.task.weight") {
+            let (table, first) = (self.param("embeddings.task.weight")?, self.g.int(0));
+            let row = self.g.node("Gather", &[&table, &first], vec![int("axis", 0)]);
+            x = self.g.node("Add", &[&x, &row], vec![]);
+        }
         if self.has("embeddings.norm.weight") {
             x = self.norm(&x, "embeddings.norm")?;
         }

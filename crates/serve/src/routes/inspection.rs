@@ -63,7 +63,13 @@ pub(crate) async fn attention(State(app): State<Arc<App>>, request: Parsed<Atten
     let unseen = || ApiError::NotServed { model: work.served.name.clone(), wants: "attention that is shown", remedy };
     let seen = seen.ok_or_else(unseen)?;
     let steps = seen.head(value.layer, value.head).ok_or_else(|| {
-        let problem = format!("there is no head {} in layer {}; there are {} layers of {} heads", value.head, value.layer, seen.layers(), seen.heads(0));
+        let problem = format!(
+            "there is no head {} in layer {}; there are {} layers of {} heads",
+            value.head,
+            value.layer,
+            seen.layers(),
+            seen.heads(0)
+        );
         ApiError::Invalid { field: "head", problem }
     })?;
     let steps = serde_json::to_value(&steps).map_err(|e| ApiError::Backend { problem: e.to_string() })?;

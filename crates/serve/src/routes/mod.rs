@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use axum::routing::{MethodRouter, get, post};
 use cloze::task::{TASKS, Task};
-
 use serde_json::Value;
 
 use crate::app::App;
@@ -157,7 +156,10 @@ pub(crate) fn all(app: &App) -> Vec<Route> {
         Route::get("/health/ready", OPERATION, "The same: for a load balancer", || get(operation::ready)),
         Route::get("/health/live", OPERATION, "Whether the process answers: for whoever restarts it", || get(operation::live)),
         Route::get("/metrics", OPERATION, "Figures for Prometheus", || get(operation::metrics)),
-        Route { method: "post", ..Route::get("/models/{name}/reload", OPERATION, "Load a model's folder anew", || post(operation::reload)) },
+        Route {
+            method: "post",
+            ..Route::get("/models/{name}/reload", OPERATION, "Load a model's folder anew", || post(operation::reload))
+        },
         Route::get("/openapi.json", OPERATION, "This description", || get(documentation::openapi)),
         Route::get("/docs", OPERATION, "This description as a page", || get(documentation::page)),
     ];
@@ -171,7 +173,8 @@ pub(crate) fn all(app: &App) -> Vec<Route> {
         // A task that text-embeddings-inference has a route for is served by that one.
         if routes.iter().all(|route| route.path != path) {
             let schemas = ["TaskRequest", "TaskResponse"];
-            let route = Route::post(&path, TASK, task.about(), schemas, "{}", move || post(move |app, request| tasks::answer(task, app, request)));
+            let route =
+                Route::post(&path, TASK, task.about(), schemas, "{}", move || post(move |app, request| tasks::answer(task, app, request)));
             routes.push(Route { sample: Some(task.sample()), ..route });
         }
     }

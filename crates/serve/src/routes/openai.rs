@@ -145,7 +145,13 @@ struct ModelObject {
 fn named(app: &App, name: Option<&str>, addressed: Arc<Served>) -> Result<Arc<Served>, ApiError> {
     match (name, app.models.get(name)) {
         (None, _) => Ok(addressed),
-        (Some(_), Err(error)) => if app.models.all().len() == 1 { Ok(addressed) } else { Err(error) },
+        (Some(_), Err(error)) => {
+            if app.models.all().len() == 1 {
+                Ok(addressed)
+            } else {
+                Err(error)
+            }
+        }
         (Some(_), found) => found,
     }
 }
@@ -197,11 +203,7 @@ pub(crate) async fn rerank(State(app): State<Arc<App>>, request: Parsed<OrderReq
 }
 
 pub(crate) async fn models(State(app): State<Arc<App>>) -> Response {
-    let object = |served: &Arc<Served>| ModelObject {
-        id: served.name.clone(),
-        object: "model",
-        created: served.created,
-        owned_by: "cloze",
-    };
+    let object =
+        |served: &Arc<Served>| ModelObject { id: served.name.clone(), object: "model", created: served.created, owned_by: "cloze" };
     json(StatusCode::OK, &ModelList { object: "list", data: app.models.all().iter().map(object).collect() })
 }

@@ -56,7 +56,10 @@ pub(crate) async fn log(State(app): State<Arc<App>>, uri: Uri) -> Result<Respons
         // A name is served if it is one of the list: nothing that a client says becomes a part of a path otherwise.
         let known = names(&app);
         let (Some(name), Some(folder)) = (known.iter().find(|n| **n == address.name), &app.settings.runs) else {
-            return Err(ApiError::Invalid { field: "name", problem: format!("there is no run {:?}; there are {}", address.name, known.join(", ")) });
+            return Err(ApiError::Invalid {
+                field: "name",
+                problem: format!("there is no run {:?}; there are {}", address.name, known.join(", ")),
+            });
         };
         let path: PathBuf = folder.join(name).join(LOG);
         part(&path, address.from).map_err(|e| ApiError::Backend { problem: format!("the log of {name}: {e}") })

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use cloze::task::{Output, Sequence, Want};
 use cloze::task::Options;
 use cloze::task::text_classification::{Scored, decode, sigmoid};
+use cloze::task::{Output, Sequence, Want};
 use serde::{Deserialize, Serialize};
 
 use super::text::{Cut, Direction, Prompt, Text, encode_all, encode_pair};
@@ -134,8 +134,7 @@ pub(crate) async fn ranks(work: &mut Work, query: &str, texts: &[String], cut: C
     let pairs = texts.iter().map(|text| vec![query.to_owned(), text.clone()]).collect();
     let outputs = classify(work, pairs, cut).await?;
     let score = |output: &Output| output.values().first().map_or(0.0, |&x| if raw_scores { x } else { sigmoid(x) });
-    let mut ranks: Vec<Rank> =
-        outputs.iter().enumerate().map(|(index, output)| Rank { index, text: None, score: score(output) }).collect();
+    let mut ranks: Vec<Rank> = outputs.iter().enumerate().map(|(index, output)| Rank { index, text: None, score: score(output) }).collect();
     ranks.sort_by(|a, b| b.score.total_cmp(&a.score));
     Ok(ranks)
 }

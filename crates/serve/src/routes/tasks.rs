@@ -85,6 +85,9 @@ async fn finish(work: &mut Work, jobs: Vec<Job>) -> Result<Vec<Value>, ApiError>
 fn options(parameters: Option<Value>) -> Result<Options, ApiError> {
     let Some(parameters) = parameters else { return Ok(Options::default()) };
     let invalid = |problem: String| ApiError::Invalid { field: "parameters", problem };
+    if !parameters.is_object() {
+        return Err(invalid("an object is wanted".into()));
+    }
     let options: Options = serde_json::from_value(parameters).map_err(|e| invalid(e.to_string()))?;
     let bounds = [
         ("top_k", options.top_k, 1, 1000),

@@ -1,8 +1,7 @@
 //! What existing clients send, and what they must get: text-embeddings-inference's routes and OpenAI's.
 
-
-use serde_json::{Value, json};
 use crate::world::{HIDDEN, LONGEST, World, brisk};
+use serde_json::{Value, json};
 
 fn floats(value: &Value) -> Vec<f32> {
     value.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number") as f32).collect()
@@ -19,7 +18,8 @@ fn embeddings_have_their_shape_and_length() {
     let vectors: Vec<Vec<f32>> = answer.good().as_array().unwrap().iter().map(floats).collect();
     assert_eq!(vectors.iter().map(Vec::len).collect::<Vec<_>>(), [HIDDEN, HIDDEN]);
     assert!(vectors.iter().all(|v| (length(v) - 1.0).abs() < 1e-5) && vectors[0] != vectors[1]);
-    let expected = ["x-compute-type", "x-compute-time", "x-total-time", "x-tokenization-time", "x-queue-time", "x-inference-time", "x-request-id"];
+    let expected =
+        ["x-compute-type", "x-compute-time", "x-total-time", "x-tokenization-time", "x-queue-time", "x-inference-time", "x-request-id"];
     assert!(expected.iter().all(|name| answer.header(name).is_some()), "{:?}", answer.headers);
     assert_eq!((answer.header("x-compute-characters"), answer.header("x-compute-tokens")), (Some("17"), Some("13")));
     assert_eq!(answer.header("content-type"), Some("application/json"));
@@ -37,10 +37,17 @@ fn embeddings_have_their_shape_and_length() {
     let mean: Vec<f32> = (0..HIDDEN).map(|c| tokens.iter().map(|t| t[c]).sum::<f32>() / 5.0).collect();
     assert!(mean.iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-5), "the embedding is the mean over tokens");
 
-    let ids: Vec<u32> = world.post("/tokenize", &json!({"inputs": "the cat sat"})).good()[0].as_array().unwrap().iter().map(|t| t["id"].as_u64().unwrap() as u32).collect();
+    let ids: Vec<u32> = world.post("/tokenize", &json!({"inputs": "the cat sat"})).good()[0]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["id"].as_u64().unwrap() as u32)
+        .collect();
     assert_eq!(world.post("/embed", &json!({"inputs": ids})).good()[0], json!(vectors[0]), "token ids instead of a text");
 
-    let near = world.post("/similarity", &json!({"inputs": {"source_sentence": "the cat sat", "sentences": ["the cat sat", "a dog ran to sea"]}})).good();
+    let near = world
+        .post("/similarity", &json!({"inputs": {"source_sentence": "the cat sat", "sentences": ["the cat sat", "a dog ran to sea"]}}))
+        .good();
     let near = floats(&near);
     assert!((near[0] - 1.0).abs() < 1e-5 && near[1] < 0.999, "{near:?}");
 }
@@ -48,7 +55,8 @@ fn embeddings_have_their_shape_and_length() {
 #[test]
 fn an_answer_has_the_same_bits_whatever_its_neighbours() {
     let world = World::usual(brisk());
-    let texts: Vec<String> = (1..=16).map(|n| ["the", "cat", "sat", "on", "猫"].iter().cycle().take(3 * n).copied().collect::<Vec<_>>().join(" ")).collect();
+    let texts: Vec<String> =
+        (1..=16).map(|n| ["the", "cat", "sat", "on", "猫"].iter().cycle().take(3 * n).copied().collect::<Vec<_>>().join(" ")).collect();
     let alone: Vec<Value> = texts.iter().map(|t| world.post("/embed", &json!({"inputs": t})).good()[0].clone()).collect();
     let together = world.post("/embed", &json!({"inputs": texts})).good();
     assert_eq!(together, json!(alone));
@@ -100,13 +108,27 @@ fn tokens_there_and_back() {
     let tokens = world.post("/tokenize", &json!({"inputs": ["Unaffable 猫!", "the"]})).good();
     let first = tokens[0].as_array().unwrap();
     let shown: Vec<_> = first.iter().map(|t| (t["text"].as_str().unwrap(), t["start"].as_u64(), t["stop"].as_u64())).collect();
-    let expected = [("[CLS]", None, None), ("Un", Some(0), Some(2)), ("aff", Some(2), Some(5)), ("able", Some(5), Some(9)), ("猫", Some(10), Some(11)), ("!", Some(11), Some(12)), ("[SEP]", None, None)];
+    let expected = [
+        ("[CLS]", None, None),
+        ("Un", Some(0), Some(2)),
+        ("aff", Some(2), Some(5)),
+        ("able", Some(5), Some(9)),
+        ("猫", Some(10), Some(11)),
+        ("!", Some(11), Some(12)),
+        ("[SEP]", None, None),
+    ];
     assert_eq!(shown, expected, "offsets are in characters");
     assert_eq!(first[0]["special"], true);
-    assert_eq!(world.post("/tokenize", &json!({"inputs": "the", "add_special_tokens": false})).good(), json!([[{"id": 5, "text": "the", "special": false, "start": 0, "stop": 3}]]));
+    assert_eq!(
+        world.post("/tokenize", &json!({"inputs": "the", "add_special_tokens": false})).good(),
+        json!([[{"id": 5, "text": "the", "special": false, "start": 0, "stop": 3}]])
+    );
     let ids: Vec<&Value> = first.iter().map(|t| &t["id"]).collect();
-    assert_eq!(world.post("/decode", &json!({"ids": ids})).good(), json!(["unaffable 猫 !"]));
-    assert_eq!(world.post("/decode", &json!({"ids": [[5, 6], [2, 5, 3]], "skip_special_tokens": false})).good(), json!(["the cat", "[CLS] the [SEP]"]));
+    assert_eq!(world.post("/decode", &json!({"ids": ids})).good(), json!(["unaffable 猫!"]));
+    assert_eq!(
+        world.post("/decode", &json!({"ids": [[5, 6], [2, 5, 3]], "skip_special_tokens": false})).good(),
+        json!(["the cat", "[CLS] the [SEP]"])
+    );
     let why = world.post("/decode", &json!({"ids": [9999]})).refused(422, "Validation");
     assert!(why.contains("9999"), "{why}");
 }

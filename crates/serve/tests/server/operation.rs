@@ -1,16 +1,25 @@
 //! What operators rely on: health, figures, keys, the description of the routes, reloading.
 
-
-
+use crate::world::{World, brisk, request, write_model};
 use cloze::model::Heads;
 use serde_json::{Value, json};
-use crate::world::{World, brisk, request, write_model};
 
 #[test]
 fn info_health_and_metrics() {
     let world = World::usual(brisk());
     let info = world.get("/info").good();
-    let keys = ["model_id", "model_sha", "model_dtype", "model_type", "max_concurrent_requests", "max_input_length", "max_batch_tokens", "max_client_batch_size", "auto_truncate", "version"];
+    let keys = [
+        "model_id",
+        "model_sha",
+        "model_dtype",
+        "model_type",
+        "max_concurrent_requests",
+        "max_input_length",
+        "max_batch_tokens",
+        "max_client_batch_size",
+        "auto_truncate",
+        "version",
+    ];
     assert!(keys.iter().all(|key| info.get(key).is_some()), "{info}");
     assert_eq!((&info["model_type"], &info["max_input_length"]), (&json!({"embedding": {"pooling": "mean"}}), &json!(64)));
     let mood = world.get("/info?model=mood").good();
@@ -45,14 +54,28 @@ fn every_route_wants_the_key() {
         routes.extend(methods.as_object().unwrap().keys().map(|m| (m.to_uppercase(), path.replace("{name}", "only"))));
     }
     assert!(routes.len() > 15, "{routes:?}");
-    routes.extend([("GET", "/"), ("GET", "/nowhere"), ("OPTIONS", "/embed"), ("DELETE", "/embed"), ("HEAD", "/health")].map(|(m, p)| (m.to_owned(), p.to_owned())));
+    routes.extend(
+        [("GET", "/"), ("GET", "/nowhere"), ("OPTIONS", "/embed"), ("DELETE", "/embed"), ("HEAD", "/health")]
+            .map(|(m, p)| (m.to_owned(), p.to_owned())),
+    );
     for (method, path) in &routes {
-        let spellings = [path.clone(), format!("/{path}"), format!("/.{path}"), path.replacen('/', "/%2e%2e/", 1), format!("{path}?a=//b"), path.replacen('e', "%65", 1), format!("http://test{path}"), format!("{path}/")];
+        let spellings = [
+            path.clone(),
+            format!("/{path}"),
+            format!("/.{path}"),
+            path.replacen('/', "/%2e%2e/", 1),
+            format!("{path}?a=//b"),
+            path.replacen('e', "%65", 1),
+            format!("http://test{path}"),
+            format!("{path}/"),
+        ];
         for spelling in spellings {
             let body = (method == "POST").then_some(&b"{\"inputs\": \"the\"}"[..]);
             let send = |headers: &[(&str, &str)]| request(world.address, method, &spelling, headers, body).status;
             assert_eq!(send(&[]), 401, "{method} {spelling} without a key");
-            for wrong in ["Bearer open sesam", "Bearer open sesame ", "Bearer", "open sesame", "Basic b3Blbg==", "Bearer second, Bearer wrong"] {
+            for wrong in
+                ["Bearer open sesam", "Bearer open sesame ", "Bearer", "open sesame", "Basic b3Blbg==", "Bearer second, Bearer wrong"]
+            {
                 if wrong.trim_end() != "Bearer open sesame" {
                     assert_eq!(send(&[("authorization", wrong)]), 401, "{method} {spelling} with {wrong:?}");
                 }
@@ -85,7 +108,10 @@ fn the_description_lists_routes_that_answer_their_samples() {
         for key in body["example"].as_object().unwrap().keys() {
             assert!(schema["properties"].get(key).is_some(), "{path}: {key} is not described");
         }
-        let answers: Vec<u16> = ["words", "mood", "order", "names", "spans", "choices", "logic"].iter().map(|m| world.post(&format!("{path}?model={m}"), &body["example"]).status).collect();
+        let answers: Vec<u16> = ["words", "mood", "order", "names", "spans", "choices", "logic"]
+            .iter()
+            .map(|m| world.post(&format!("{path}?model={m}"), &body["example"]).status)
+            .collect();
         assert!(answers.contains(&200) && answers.iter().all(|s| [200, 422, 424].contains(s)), "{path}: {answers:?}");
     }
     let page = world.get("/docs");
@@ -146,12 +172,16 @@ fn a_model_is_loaded_anew_without_a_lost_request() {
 #[test]
 fn request_ids_and_origins() {
     let world = World::of(brisk(), &[("only", Heads::default())]);
-    let id = |value: &str| request(world.address, "GET", "/health/live", &[("x-request-id", value)], None).header("x-request-id").map(str::to_owned);
+    let id = |value: &str| {
+        request(world.address, "GET", "/health/live", &[("x-request-id", value)], None).header("x-request-id").map(str::to_owned)
+    };
     assert_eq!(id("abc-123").as_deref(), Some("abc-123"));
     assert_ne!(id("has space").as_deref(), Some("has space"));
     assert_ne!(id(&"x".repeat(200)).as_deref().map(str::len), Some(200));
     let origin = [("origin", "https://page.example")];
-    let cors = |world: &World| request(world.address, "GET", "/health/live", &origin, None).header("access-control-allow-origin").map(str::to_owned);
+    let cors = |world: &World| {
+        request(world.address, "GET", "/health/live", &origin, None).header("access-control-allow-origin").map(str::to_owned)
+    };
     assert_eq!(cors(&world), None, "off by default");
     let settings = cloze_serve::Settings { cors_allow_origin: vec!["https://page.example".into()], ..brisk() };
     let world = World::of(settings, &[("only", Heads::default())]);
@@ -161,7 +191,9 @@ fn request_ids_and_origins() {
 #[test]
 fn settings_that_make_no_sense_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let models = || cloze_serve::Models::load(crate::world::folders(folder.path(), &[("m", Heads::default())]), Box::new(crate::world::load)).unwrap();
+    let models = || {
+        cloze_serve::Models::load(crate::world::folders(folder.path(), &[("m", Heads::default())]), Box::new(crate::world::load)).unwrap()
+    };
     let with = |settings| cloze_serve::App::new(settings, models()).err().expect("refused").to_string();
     assert!(with(cloze_serve::Settings { max_batch_tokens: 0, ..brisk() }).contains("--max-batch-tokens"));
     assert!(with(cloze_serve::Settings { api_keys: vec![" ".into()], ..brisk() }).contains("--api-key"));

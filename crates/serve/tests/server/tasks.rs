@@ -1,8 +1,7 @@
 //! The routes of the registry's tasks, the look inside, and the page.
 
-
-use serde_json::{Value, json};
 use crate::world::{DEVICE, World, brisk};
+use serde_json::{Value, json};
 
 #[test]
 fn every_task_answers_as_the_library_does() {
@@ -34,7 +33,9 @@ fn every_task_answers_as_the_library_does() {
 #[test]
 fn parameters_are_taken_within_bounds() {
     let world = World::usual(brisk());
-    let fill = |parameters: Value| world.post("/fill-mask", &json!({"inputs": {"text": "the [MASK] sat on the [MASK]"}, "parameters": parameters}));
+    let fill = |parameters: Value| {
+        world.post("/fill-mask", &json!({"inputs": {"text": "the [MASK] sat on the [MASK]"}, "parameters": parameters}))
+    };
     let two = fill(json!({"top_k": 2})).good();
     assert_eq!(two.as_array().unwrap().iter().map(|m| m.as_array().unwrap().len()).collect::<Vec<_>>(), [2, 2]);
     // A beam takes several rounds through the queue.
@@ -57,7 +58,8 @@ fn attention_is_shown_in_numbers() {
     assert_eq!(seen["tokens"], json!(["[CLS]", "the", "cat", "sat", "[SEP]"]));
     let rows = |v: &Value| -> Vec<Vec<f64>> { serde_json::from_value(v.clone()).unwrap() };
     let (shown, steps) = (rows(&seen["weights"][1][2]), &seen["steps"]);
-    let (q, k, products, scores, weights) = (rows(&steps["q"]), rows(&steps["k"]), rows(&steps["products"]), rows(&steps["scores"]), rows(&steps["weights"]));
+    let (q, k, products, scores, weights) =
+        (rows(&steps["q"]), rows(&steps["k"]), rows(&steps["products"]), rows(&steps["scores"]), rows(&steps["weights"]));
     assert_eq!((seen["weights"].as_array().unwrap().len(), seen["weights"][0].as_array().unwrap().len(), q[0].len()), (2, 4, 8));
     for i in 0..5 {
         let sum: f64 = scores[i].iter().map(|s| s.exp()).sum();

@@ -61,7 +61,11 @@ pub(crate) struct Moody {
 }
 
 impl Moody {
-    pub(crate) fn load(folder: &Path, pause: Duration, computed: Arc<std::sync::atomic::AtomicUsize>) -> Result<Arc<dyn Engine>, cloze::Error> {
+    pub(crate) fn load(
+        folder: &Path,
+        pause: Duration,
+        computed: Arc<std::sync::atomic::AtomicUsize>,
+    ) -> Result<Arc<dyn Engine>, cloze::Error> {
         let inner = PipelineEngine::load(&DEVICE, folder, Precision::F32, None)?;
         let words = [PANIC, SLOW, NAN].map(|word| inner.context().tokenizer.token_to_id(word).unwrap());
         Ok(Arc::new(Self { inner, words, pause, computed }))
@@ -233,7 +237,13 @@ pub(crate) fn request(address: SocketAddr, method: &str, path: &str, headers: &[
     try_request(address, method, path, headers, body).expect("the server answers")
 }
 
-pub(crate) fn try_request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> std::io::Result<Answer> {
+pub(crate) fn try_request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&[u8]>,
+) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     stream.write_all(&head(method, path, headers, body.map(<[u8]>::len)))?;
