@@ -113,8 +113,7 @@ fn answer(
         }
         let mut names: Vec<String> = files.keys().map(|name| format!("{{\"rfilename\": \"{name}\"}}")).collect();
         if fault == Fault::Escapes {
-            names.push("{\"rfilename\": \"1_a/../../config.json\"}".into());
-            names.push("{\"rfilename\": \"1_a/config.json/../../../../vocab.txt\"}".into());
+            names.push(r#"{"rfilename": "model-..\\..\\x.safetensors"}"#.into());
         }
         return plain(&mut stream, "200 OK", format!("{{\"sha\": \"{COMMIT}\", \"siblings\": [{}]}}", names.join(",")).as_bytes());
     }

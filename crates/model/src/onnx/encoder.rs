@@ -186,6 +186,13 @@ impl Encoder<'_> {
             let row = self.g.node("Gather", &[&table, &first], vec![int("axis", 0)]);
             x = self.g.node("Add", &[&x, &row], vec![]);
         }
+        if self.has("embeddings.task.weight") {
+            // Every token is of the first kind of task.
+            let table = self.param("embeddings.task.weight")?;
+            let zero = self.g.int(0);
+            let row = self.g.node("Gather", &[&table, &zero], vec![int("axis", 0)]);
+            x = self.g.node("Add", &[&x, &row], vec![]);
+        }
         if self.has("embeddings.norm.weight") {
             x = self.norm(&x, "embeddings.norm")?;
         }
@@ -446,9 +453,15 @@ impl Encoder<'_> {
     }
 
     fn heads(&mut self, hidden: &str, batch: &Axis, sequence: &Axis) -> Result<(), ModelError> {
-        const KNOWN: [&str; 12] = [
+        // Nothing of a model is left out in silence.
+        const KNOWN: [&str; 17] = [
             "layer.",
-            "embeddings.",
+            "embeddings.word.",
+            "embeddings.position.",
+            "embeddings.segment.",
+            "embeddings.task.",
+            "embeddings.norm.",
+            "embeddings.projection.",
             "final_norm.",
             "mlm.",
             "pooler.",

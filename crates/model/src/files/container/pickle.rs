@@ -532,7 +532,7 @@ mod tests {
             b"\x80\x02X\x02\x00\x00\x00\xff\xfe.",
             b"\x80\x02h\x07.",
             b"\x80\x02t.",
-            b"\x80\x02Ka.",
+            b"\x80\x02a.",
             b"\x80\x02K\x01K\x02s.",
             b"\x80\x02}(K\x01u.",
             b"\x80\x02K\x01\x86.",
