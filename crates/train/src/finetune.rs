@@ -359,7 +359,7 @@ pub fn finetune<B: Backend>(
     };
     let mut course = Supervised {
         task,
-        goal: run.metric.clone().unwrap_or_else(|| learning.goal(&context).to_owned()),
+        goal: run.metric.clone().unwrap_or_else(|| learning.goal(&context, &dev).to_owned()),
         context: Arc::clone(&context),
         examples,
         dev,

@@ -228,6 +228,7 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
         ("fill-mask", Box::new(|_| ()), "a task that is trained"),
         ("dance", Box::new(|_| ()), "there is no task"),
         ("text-classification", Box::new(|r| r.metric = Some("bleu".into())), "accuracy"),
+        ("text-classification", Box::new(|r| r.metric = Some("pearson".into())), "a figure that these rows have: accuracy"),
         ("text-classification", Box::new(|r| r.problem = Some("guess".into())), "regression"),
         ("text-classification", Box::new(|r| r.problem = Some("regression".into())), "a number"),
         ("text-classification", Box::new(|r| r.max_length = 2000), "micro_batch_tokens"),
