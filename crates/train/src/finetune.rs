@@ -239,6 +239,7 @@ impl FinetuneRun {
     fn settings(&self) -> Result<Settings, TrainError> {
         let mut settings = Settings::read(&self.model)?;
         settings.task = Some(self.task.clone());
+        settings.dense.clear(); // what is learned is the pooled vector itself
         settings.max_length = Some(self.max_length);
         settings.dimensions.clone_from(&self.dimensions);
         settings.query_prefix.clone_from(&self.query_prefix);
