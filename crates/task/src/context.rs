@@ -109,8 +109,31 @@ impl Settings {
         Ok(())
     }
 
-    /// Write the settings into a model's folder.
-    pub fn write(&self, folder: &Path) -> Result<(), TaskError> {
+    /// The same in the layout of sentence-transformers; `None` for tasks without embeddings.
+    fn sentences(&self) -> Option<SentenceModel> {
+        let pooling = match self.pooling {
+            Pooling::Cls => SentencePooling::Cls,
+            Pooling::Mean => SentencePooling::Mean,
+            Pooling::Max => SentencePooling::Max,
+            Pooling::Last => SentencePooling::Last,
+        };
+        let prompts = [("query", &self.query_prefix), ("document", &self.passage_prefix)];
+        let embeds = matches!(self.task.as_deref(), Some("sentence-embedding" | "recommendation"));
+        embeds.then(|| SentenceModel {
+            pooling,
+            normalize: self.normalize,
+            max_seq_length: self.max_length,
+            prompts: prompts.iter().filter(|(_, p)| !p.is_empty()).map(|(name, p)| ((*name).to_owned(), (*p).clone())).collect(),
+            ..SentenceModel::default()
+        })
+    }
+
+    /// Write the settings into a model's folder; those of embeddings also in the layout of sentence-transformers. `hidden` is the
+    /// width of the encoder.
+    pub fn write(&self, folder: &Path, hidden: usize) -> Result<(), TaskError> {
+        if let Some(model) = self.sentences() {
+            model.write(folder, hidden)?;
+        }
         let path = folder.join(SETTINGS_FILE);
         let text = serde_json::to_string_pretty(self).unwrap_or_default() + "\n";
         std::fs::write(&path, text).map_err(|e| TaskError::Settings { path, problem: e.to_string() })

@@ -116,7 +116,7 @@ impl Learning for MultipleChoice {
         Ok(vec![Example { sequences, target: Target::Choice(right as u32), cut }])
     }
 
-    fn goal(&self, _: &Context) -> &'static str {
+    fn goal(&self, _: &Context, _: &[Row]) -> &'static str {
         "accuracy"
     }
 

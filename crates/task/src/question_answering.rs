@@ -159,8 +159,17 @@ impl Task for QuestionAnswering {
 
 impl Learning for QuestionAnswering {
     fn heads(&self, rows: &[Row], _: Option<Problem>, settings: &mut Settings) -> Result<Heads, TaskError> {
+        let mut answered = false;
         for row in rows {
             settings.no_answer |= golds(row)?.is_empty();
+            answered |= !golds(row)?.is_empty();
+        }
+        if !answered {
+            let path = rows.first().map(|r| r.path.to_path_buf()).unwrap_or_default();
+            return Err(TaskError::TooLittle {
+                path,
+                problem: "no question has an answer; name their column with --column answers=NAME".into(),
+            });
         }
         Ok(Heads::question_answering())
     }
@@ -182,7 +191,7 @@ impl Learning for QuestionAnswering {
         Ok(windows.iter().map(example).collect())
     }
 
-    fn goal(&self, _: &Context) -> &'static str {
+    fn goal(&self, _: &Context, _: &[Row]) -> &'static str {
         "f1"
     }
 

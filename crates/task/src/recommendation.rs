@@ -143,7 +143,7 @@ impl Learning for Recommendation {
         Ok(vec![Example { sequences: vec![user(context, &history)?, item], target: Target::Contrast, cut }])
     }
 
-    fn goal(&self, _: &Context) -> &'static str {
+    fn goal(&self, _: &Context, _: &[Row]) -> &'static str {
         "ndcg@10"
     }
 

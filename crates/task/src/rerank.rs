@@ -149,7 +149,7 @@ impl Learning for Rerank {
         all.into_iter().zip(relevant).map(example).collect()
     }
 
-    fn goal(&self, _: &Context) -> &'static str {
+    fn goal(&self, _: &Context, _: &[Row]) -> &'static str {
         "mrr@10"
     }
 

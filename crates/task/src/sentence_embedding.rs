@@ -170,8 +170,8 @@ impl Learning for SentenceEmbedding {
         Ok(vec![Example { sequences, target: Target::Contrast, cut: cut || cut_too }])
     }
 
-    fn goal(&self, _: &Context) -> &'static str {
-        "mrr@10"
+    fn goal(&self, _: &Context, dev: &[Row]) -> &'static str {
+        if dev.iter().any(|r| r.get("score").is_some()) { "spearman" } else { "mrr@10" }
     }
 
     fn goals(&self) -> &'static [&'static str] {

@@ -118,8 +118,8 @@ pub trait Learning {
         Vec::new()
     }
 
-    /// The figure that chooses the best evaluation; more is better.
-    fn goal(&self, context: &Context) -> &'static str;
+    /// The figure of these dev rows that chooses the best evaluation; more is better.
+    fn goal(&self, context: &Context, dev: &[Row]) -> &'static str;
 
     /// All figures that may be chosen by.
     fn goals(&self) -> &'static [&'static str];

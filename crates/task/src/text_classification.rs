@@ -179,7 +179,7 @@ impl Learning for TextClassification {
         labels(row).unwrap_or_default()
     }
 
-    fn goal(&self, context: &Context) -> &'static str {
+    fn goal(&self, context: &Context, _: &[Row]) -> &'static str {
         match context.problem {
             Problem::SingleLabel => "accuracy",
             Problem::MultiLabel => "micro_f1",

@@ -198,7 +198,7 @@ impl Learning for TokenClassification {
         spans(row).unwrap_or_default().into_iter().map(|(kind, _, _)| format!("B-{kind}")).collect()
     }
 
-    fn goal(&self, context: &Context) -> &'static str {
+    fn goal(&self, context: &Context, _: &[Row]) -> &'static str {
         if is_scheme(&context.labels) { "f1" } else { "accuracy" }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cloze_model::Problem;
-use cloze_task::{Context, Options, Output, Row, Runner, Sequence, Settings, TASKS, Task, TaskError, Want, answers, require};
+use cloze_task::{Context, Options, Output, Row, Runner, Sequence, Settings, TASKS, TaskError, Want, answers, require};
 use cloze_text::Tokenizer;
 use cloze_text::tokenizer::WordPieceOptions;
 use serde_json::{Value, json};

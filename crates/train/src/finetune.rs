@@ -239,6 +239,7 @@ impl FinetuneRun {
     fn settings(&self) -> Result<Settings, TrainError> {
         let mut settings = Settings::read(&self.model)?;
         settings.task = Some(self.task.clone());
+        settings.dense.clear(); // what is learned is the pooled vector itself
         settings.max_length = Some(self.max_length);
         settings.dimensions.clone_from(&self.dimensions);
         settings.query_prefix.clone_from(&self.query_prefix);
@@ -359,7 +360,7 @@ pub fn finetune<B: Backend>(
     };
     let mut course = Supervised {
         task,
-        goal: run.metric.clone().unwrap_or_else(|| learning.goal(&context).to_owned()),
+        goal: run.metric.clone().unwrap_or_else(|| learning.goal(&context, &dev).to_owned()),
         context: Arc::clone(&context),
         examples,
         dev,

@@ -430,7 +430,7 @@ pub fn save_model(
         cloze_model::save(temporary, model, values, &keys)?;
         tokenizer.save(temporary)?;
         if let Some(settings) = settings {
-            settings.write(temporary)?;
+            settings.write(temporary, model.blueprint.hidden_size)?;
         }
         let path = temporary.join("README.md");
         crate::files::replace_file(&path, |file| file.write_all(card.to_markdown().as_bytes()))?;

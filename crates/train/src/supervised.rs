@@ -136,7 +136,12 @@ impl Course for Supervised {
         weights: &Weights<B>,
         dtype: Dtype,
     ) -> Result<BTreeMap<String, f64>, TrainError> {
-        Ok(self.figures(backend, model, weights, dtype)?.values)
+        let figures = self.figures(backend, model, weights, dtype)?.values;
+        if figures.contains_key(&self.goal) {
+            return Ok(figures);
+        }
+        let expected = format!("a figure that these rows have: {}", figures.keys().cloned().collect::<Vec<_>>().join(", "));
+        Err(TrainError::Value { key: "metric", found: self.goal.clone(), expected })
     }
 
     fn goal(&self) -> (&str, bool) {

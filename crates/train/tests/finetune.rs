@@ -217,14 +217,18 @@ fn rankings_summaries_and_recommendations_are_learned() {
     });
 }
 
+/// A change of a run.
+type Change = Box<dyn Fn(&mut FinetuneRun)>;
+
 #[test]
 fn what_cannot_be_trained_is_refused_with_the_reason() {
     let row = |d: &mut Draws| json!({"text": d.around("cat"), "label": if d.below(2) == 0 { "x" } else { "y" }});
     let weights = |w: &[(&str, f32)]| Some(ClassWeights::Of(w.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect()));
-    let cases: Vec<(&str, Box<dyn Fn(&mut FinetuneRun)>, &str)> = vec![
+    let cases: Vec<(&str, Change, &str)> = vec![
         ("fill-mask", Box::new(|_| ()), "a task that is trained"),
         ("dance", Box::new(|_| ()), "there is no task"),
         ("text-classification", Box::new(|r| r.metric = Some("bleu".into())), "accuracy"),
+        ("text-classification", Box::new(|r| r.metric = Some("pearson".into())), "a figure that these rows have: accuracy"),
         ("text-classification", Box::new(|r| r.problem = Some("guess".into())), "regression"),
         ("text-classification", Box::new(|r| r.problem = Some("regression".into())), "a number"),
         ("text-classification", Box::new(|r| r.max_length = 2000), "micro_batch_tokens"),
