@@ -83,7 +83,7 @@ fn query(args: &QueryArgs, options: &Options) -> anyhow::Result<u8> {
     let device = options.open();
     let pipeline = Pipeline::load(&device, &model, Precision::F32, None)?;
     let paint = Paint { colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() };
-    let mut answer = |question: &str| -> anyhow::Result<()> {
+    let answer = |question: &str| -> anyhow::Result<()> {
         let hits = index.query(&pipeline, question, args.top_k)?;
         if options.json {
             return print_json(&serde_json::json!({"query": question, "hits": hits}));

@@ -34,6 +34,7 @@ enum Fault {
 struct Server {
     address: String,
     /// Requests: method, path, range.
+    #[allow(clippy::type_complexity)] // method, path, range of each request
     seen: Arc<Mutex<Vec<(String, String, Option<String>)>>>,
 }
 

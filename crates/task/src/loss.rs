@@ -244,6 +244,7 @@ fn contrasts(options: &LossOptions, examples: &[Rows], values: &[f32], width: us
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // rows of one sequence are a list of one range
 mod tests {
     use super::*;
 

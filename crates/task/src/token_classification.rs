@@ -207,8 +207,11 @@ impl Learning for TokenClassification {
     }
 }
 
+/// A text, and where its words stand when they were given.
+type CutText = (String, Option<Vec<Range<usize>>>);
+
 /// The text of a row and the bytes of its words, where it is cut already. Words are joined by spaces; in Chinese by nothing.
-fn text_of(row: &Row) -> Result<(String, Option<Vec<Range<usize>>>), TaskError> {
+fn text_of(row: &Row) -> Result<CutText, TaskError> {
     if row.get("tokens").is_none() {
         let text = row.value.get("text").and_then(Value::as_str).ok_or_else(|| missing("token-classification", "text"))?;
         return Ok((text.to_owned(), None));

@@ -306,21 +306,21 @@ fn masks_are_filled_alone_together_and_by_whole_words() {
         Want::Likelihoods { rows, ids } => Output::Likelihoods(rows.iter().zip(ids).map(|(&r, &t)| score(&q.ids, r as usize, t)).collect()),
         other => panic!("{other:?}"),
     };
-    let one = ask("fill-mask", &context, json!("the [MASK] ran"), &Options { top_k: Some(2), ..Options::default() }, &model);
+    let one = ask("fill-mask", &context, json!("the [MASK] ran"), &Options { top_k: Some(2), ..Options::default() }, model);
     assert_eq!((one[0]["token"].as_u64(), &one[0]["sequence"]), (Some(u64::from(cat)), &json!("the cat ran")));
     assert_eq!(one.as_array().unwrap().len(), 2);
-    let two = ask("fill-mask", &context, json!("the [MASK] [MASK] ."), &Options::default(), &model);
+    let two = ask("fill-mask", &context, json!("the [MASK] [MASK] ."), &Options::default(), model);
     assert_eq!((two.as_array().unwrap().len(), &two[1][0]["token_str"]), (2, &json!("cat")), "each on its own");
     let joint = Options { joint: Some(true), top_k: Some(2), beams: Some(4), ..Options::default() };
-    let both = ask("fill-mask", &context, json!("the [MASK] [MASK] ."), &joint, &model);
+    let both = ask("fill-mask", &context, json!("the [MASK] [MASK] ."), &joint, model);
     assert_eq!(both[0]["words"], json!(["cat", "sat"]), "{both}");
     assert_eq!(both[0]["sequence"], "the cat sat .");
     let targets = Options { targets: Some(vec!["playing".into(), "dogs".into()]), ..Options::default() };
-    let words = ask("fill-mask", &context, json!("the [MASK] ran"), &targets, &model);
+    let words = ask("fill-mask", &context, json!("the [MASK] ran"), &targets, model);
     assert_eq!(words.as_array().unwrap().len(), 2);
     assert!([json!([play, ing]), json!([dog, s])].contains(&words[0]["tokens"]), "{words}");
     let whole = Options { word_tokens: Some(2), top_k: Some(70), beams: Some(70), ..Options::default() };
-    let words = ask("fill-mask", &context, json!("the [MASK] ran"), &whole, &model);
+    let words = ask("fill-mask", &context, json!("the [MASK] ran"), &whole, model);
     assert_eq!(words[0]["words"], json!(["cat"]));
     assert!(words.as_array().unwrap().iter().any(|w| w["tokens"].as_array().unwrap().len() == 2), "{words}");
     let refused = require("fill-mask").unwrap().encode(&context, &json!("no mask"), &Options::default()).unwrap_err();

@@ -161,7 +161,12 @@ impl Name {
                 && !s.contains("..")
                 && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b) || more.as_bytes().contains(&b))
         };
-        let sound = part(org, "") && part(name, "") && part(revision, "/") && !revision.ends_with('/') && !revision.contains("//");
+        let sound = part(org, "")
+            && part(name, "")
+            && part(revision, "/")
+            && !revision.starts_with('/')
+            && !revision.ends_with('/')
+            && !revision.contains("//");
         sound.then(|| Self { repository: repository.into(), revision: revision.into() })
     }
 }

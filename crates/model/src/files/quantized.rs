@@ -28,6 +28,9 @@ enum Held {
     I8(Vec<i8>),
 }
 
+/// A matrix [out, in] and its number of columns → its bytes and the scale of each row.
+pub type Quantize<'a> = &'a dyn Fn(&[f32], usize) -> (Vec<i8>, Vec<f32>);
+
 /// Write the weights of an opened folder to another one, each parameter for products of the operands that `operands` says, and the
 /// configuration with it. `quantize` turns a matrix [out, in] into bytes and scales. Vectors (biases, norms) stay f32. The
 /// folder exists; other files of a model folder are the caller's.
@@ -36,7 +39,7 @@ pub fn save_frozen(
     from: &Path,
     to: &Path,
     operands: &dyn Fn(&Spec) -> Operands,
-    quantize: &dyn Fn(&[f32], usize) -> (Vec<i8>, Vec<f32>),
+    quantize: Quantize,
 ) -> Result<(), ModelError> {
     let mut held: Vec<(String, Vec<usize>, Held)> = Vec::new();
     let mut whole = Vec::new(); // modules that are not quantised

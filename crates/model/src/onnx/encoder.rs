@@ -317,17 +317,14 @@ impl Encoder<'_> {
                     }
                 },
             };
-            let angles = match theta {
-                None => None,
-                Some(theta) => Some(match turns.iter().find(|(known, _)| *known == theta) {
-                    Some((_, angles)) => angles.clone(),
-                    None => {
-                        let angles = self.angles(theta);
-                        turns.push((theta, angles.clone()));
-                        angles
-                    }
-                }),
-            };
+            let angles = theta.map(|theta| match turns.iter().find(|(known, _)| *known == theta) {
+                Some((_, angles)) => angles.clone(),
+                None => {
+                    let angles = self.angles(theta);
+                    turns.push((theta, angles.clone()));
+                    angles
+                }
+            });
             let (attention_norm, mlp_norm) = (format!("{layer}.attention.norm"), format!("{layer}.mlp.norm"));
             match self.blueprint.norm_placement {
                 NormPlacement::Post => {

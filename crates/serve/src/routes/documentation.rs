@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
+use cloze::task::TASKS;
 use serde_json::{Map, Value, json};
 
 use super::Route;
@@ -16,7 +17,8 @@ const SCHEMAS: &str = include_str!("../../assets/schemas.json");
 /// The OpenAPI 3.1 description.
 pub(crate) fn describe(routes: &[Route]) -> Value {
     let mut paths = Map::new();
-    let schemas: Value = serde_json::from_str(SCHEMAS).expect("the file is a part of the program, and a test reads it");
+    let mut schemas: Value = serde_json::from_str(SCHEMAS).expect("the file is a part of the program, and a test reads it");
+    schemas["TaskRequest"]["properties"] = task_fields();
     for route in routes {
         let mut operation = json!({
             "summary": route.about,
@@ -52,6 +54,20 @@ pub(crate) fn describe(routes: &[Route]) -> Value {
         "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
         "security": [{}, {"key": []}],
     })
+}
+
+/// The fields of all tasks' inputs, and the two that hold several inputs and what is asked.
+fn task_fields() -> Value {
+    let mut fields = Map::new();
+    for (task, field) in TASKS.iter().flat_map(|task| task.fields().iter().map(move |field| (task, field))) {
+        let about = format!("{}: {}", task.name(), field.about);
+        let entry = fields.entry(field.name).or_insert_with(|| json!({"description": ""}));
+        let sofar = entry["description"].as_str().unwrap_or_default();
+        entry["description"] = if sofar.is_empty() { about.into() } else { format!("{sofar}; {about}").into() };
+    }
+    fields.insert("inputs".into(), json!({"description": "an input, or a list of inputs"}));
+    fields.insert("parameters".into(), json!({"type": "object", "description": "what is asked, such as top_k"}));
+    Value::Object(fields)
 }
 
 fn reference(name: &str) -> Value {

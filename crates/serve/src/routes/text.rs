@@ -32,7 +32,8 @@ impl Inputs {
     }
 
     pub(crate) fn is_many(&self) -> bool {
-        matches!(self, Inputs::Many(_))
+        // An empty list says nothing of what it is a list of.
+        matches!(self, Inputs::Many(_)) || matches!(self, Inputs::One(Text::Ids(ids)) if ids.is_empty())
     }
 
     pub(crate) fn into_texts(self) -> Vec<Text> {

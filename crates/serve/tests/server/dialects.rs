@@ -43,7 +43,7 @@ fn embeddings_have_their_shape_and_length() {
         .iter()
         .map(|t| t["id"].as_u64().unwrap() as u32)
         .collect();
-    assert_eq!(world.post("/embed", &json!({"inputs": ids})).good()[0], json!(vectors[0]), "token ids instead of a text");
+    assert_eq!(floats(&world.post("/embed", &json!({"inputs": ids})).good()[0]), vectors[0], "token ids instead of a text");
 
     let near = world
         .post("/similarity", &json!({"inputs": {"source_sentence": "the cat sat", "sentences": ["the cat sat", "a dog ran to sea"]}}))
@@ -172,7 +172,7 @@ fn openai_clients_are_answered() {
     assert_eq!(answer["usage"], json!({"prompt_tokens": 9, "total_tokens": 9}));
     assert_eq!(answer["data"][1]["index"], 1);
     let first = floats(&answer["data"][0]["embedding"]);
-    assert_eq!(json!([first]), world.post("/embed", &json!({"inputs": "the cat sat"})).good(), "both dialects give the same bits");
+    assert_eq!(first, floats(&world.post("/embed", &json!({"inputs": "the cat sat"})).good()[0]), "both dialects give the same bits");
 
     let coded = world.post("/v1/embeddings", &json!({"input": "the cat sat", "encoding_format": "base64"})).good();
     let coded = coded["data"][0]["embedding"].as_str().unwrap();

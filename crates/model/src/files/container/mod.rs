@@ -245,7 +245,8 @@ impl Container {
     /// Names that are the same values in the same place as another: copies of tied weights, which every loader makes anew. Where a projection
     /// (`decoder`) shares with something else, the projection is the copy.
     pub fn copies(&self) -> Vec<String> {
-        let mut by_place: BTreeMap<(usize, usize, &[usize], &[usize]), Vec<&String>> = BTreeMap::new();
+        type Place<'a> = (usize, usize, &'a [usize], &'a [usize]); // file, start, shape, strides
+        let mut by_place: BTreeMap<Place, Vec<&String>> = BTreeMap::new();
         for (name, t) in self.tensors.iter().filter(|(_, t)| t.len() > 0) {
             by_place.entry((t.file, t.start, &t.shape, &t.strides)).or_default().push(name);
         }

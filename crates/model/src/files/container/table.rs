@@ -8,8 +8,11 @@ const ENTRIES: usize = 1 << 20;
 /// Keys of all entries together, in bytes: a key may share the front of the one before it, so that short files can hold long keys.
 const KEY_BYTES: usize = 64 << 20;
 
-/// All entries of a table in their order: key and value.
-pub(super) fn entries(file: &[u8]) -> Result<Vec<(Vec<u8>, &[u8])>, String> {
+/// A key and its value.
+type Entry<'a> = (Vec<u8>, &'a [u8]);
+
+/// All entries of a table in their order.
+pub(super) fn entries(file: &[u8]) -> Result<Vec<Entry<'_>>, String> {
     let footer = file.len().checked_sub(FOOTER).map(|at| &file[at..]).ok_or("it is shorter than the footer of a table")?;
     let (body, magic) = footer.split_at(FOOTER - 8);
     if magic != MAGIC.to_le_bytes() {
@@ -32,7 +35,7 @@ pub(super) fn entries(file: &[u8]) -> Result<Vec<(Vec<u8>, &[u8])>, String> {
 }
 
 /// The entries of the block at (offset, length).
-fn block<'a>(file: &'a [u8], (offset, len): (usize, usize), room: &mut usize) -> Result<Vec<(Vec<u8>, &'a [u8])>, String> {
+fn block<'a>(file: &'a [u8], (offset, len): (usize, usize), room: &mut usize) -> Result<Vec<Entry<'a>>, String> {
     let end = offset.checked_add(len).and_then(|end| end.checked_add(5)).filter(|end| *end <= file.len());
     let whole = &file[offset..end.ok_or_else(|| format!("the block at byte {offset} reaches beyond the end"))?];
     let (data, trailer) = whole.split_at(len);
