@@ -90,7 +90,7 @@ impl Attention {
         Some(HeadSteps { layer, head, scale, q, k, products, scores, weights })
     }
 
-    /// The probabilities of every layer and head. // [layers][N][T][T]
+    /// The probabilities of every layer and head. // `[layers][N][T][T]`
     pub fn weights(&self) -> Vec<Vec<Vec<Vec<f64>>>> {
         let head = |layer, head| self.head(layer, head).map(|steps| steps.weights);
         (0..self.layers()).map(|l| (0..self.heads(l)).filter_map(|h| head(l, h)).collect()).collect()

@@ -8,7 +8,7 @@
 //!     snapshots/<commit>/<file>      links to them: this is the model folder
 //! ```
 //!
-//! What is in the cache is used without asking anybody. What is not is fetched from `HF_ENDPOINT` (https://huggingface.co), unless `HF_HUB_OFFLINE` is set:
+//! What is in the cache is used without asking anybody. What is not is fetched from `HF_ENDPOINT` (<https://huggingface.co>), unless `HF_HUB_OFFLINE` is set:
 //! weights as safetensors, the configuration, the tokenizer; never code. A broken download goes on where it broke off; every file is checked against
 //! its hash before it gets its name.
 

@@ -375,7 +375,7 @@ fn class_of(activation: Option<Activation>) -> &'static str {
 }
 
 impl SentenceDense {
-    /// f(W x + b), on the host: it is one small map a text. // [in_features] → [out_features]
+    /// f(W x + b), on the host: it is one small map a text. // `[in_features] → [out_features]`
     pub fn apply(&self, x: &[f32]) -> Vec<f32> {
         assert_eq!(x.len(), self.in_features, "dense: it takes {} values, not {}", self.in_features, x.len());
         let row = |(o, w): (usize, &[f32])| {

@@ -28,7 +28,7 @@ impl ReplacedToken {
         tape.linear(&x, self.score.plain())
     }
 
-    /// Binary cross-entropy and hit (f32 [T, 2]) of each row; `replaced` is 1 where another token stands, else 0. // [T]
+    /// Binary cross-entropy and hit (f32 [T, 2]) of each row; `replaced` is 1 where another token stands, else 0. // `[T]`
     pub fn loss<B: Backend>(&self, tape: &mut Tape<'_, B>, hidden: &Var<B>, replaced: &[f32], scale: f32) -> Tensor<B> {
         let logits = self.logits(tape, hidden);
         loss::binary(tape, &logits, replaced, scale)
