@@ -8,7 +8,7 @@ pub(super) const TILE_WORDS: usize = 8 * 48;
 
 /// Words of B that are brought closer before they are needed. The hardware's own look-ahead ends with each page, and a
 /// product of few rows would wait for memory there.
-const AHEAD: usize = 768;
+const AHEAD: usize = 2304;
 
 /// What the words of packed operands hold and how two of them multiply.
 ///
