@@ -1,5 +1,6 @@
 //! The command line: one file per command, no logic of its own.
 
+mod attention;
 mod bench;
 mod convert;
 mod dashboard;
@@ -75,6 +76,8 @@ enum Command {
     Search(search::Command),
     /// An HTTP server for a model: text-embeddings-inference, OpenAI embeddings, every task, and a page
     Serve(Box<serve::Args>),
+    /// Which token looks at which, in every head
+    Attention(attention::Args),
     /// What a model, a corpus or a tokenizer folder holds
     Inspect(inspect::Args),
     /// Time the training step
@@ -98,6 +101,7 @@ fn main() -> std::process::ExitCode {
         Command::Quantize(args) => quantize::run(args, options),
         Command::Search(command) => search::run(command, options),
         Command::Serve(args) => serve::run(*args, options),
+        Command::Attention(args) => attention::run(args, options),
         Command::Inspect(args) => inspect::run(args, options),
         Command::Bench(command) => bench::run(command, options),
     };

@@ -20,6 +20,8 @@ fn help_is_there_for_every_command() {
         ("finetune", "--train"),
         ("evaluate", "--data"),
         ("predict", "--top-k"),
+        ("attention", "--head"),
+        ("quantize", "--tolerance"),
         ("search index", "--out"),
         ("search query", "--index"),
         ("serve", "--api-key"),

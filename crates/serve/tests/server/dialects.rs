@@ -158,7 +158,7 @@ fn what_is_wrong_is_said_with_its_status() {
     }
     world.post("/predict?model=mood", &json!({"inputs": [["the", "cat", "sat"]]})).refused(422, "Validation");
     let why = world.post("/embed?model=nobody", &json!({"inputs": "the"})).refused(404, "Validation");
-    assert!(why.contains("words, mood, order, names, spans"), "{why}");
+    assert!(why.contains("words, mood, order, names, gist, spans"), "{why}");
     assert!(world.get("/embed").refused(405, "Validation").contains("GET"));
     assert!(world.get("/nowhere").refused(404, "Validation").contains("/docs"));
 }
@@ -182,7 +182,7 @@ fn openai_clients_are_answered() {
 
     let models = world.get("/v1/models").good();
     let names: Vec<&str> = models["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
-    assert_eq!(names, ["words", "mood", "order", "names", "spans", "choices", "logic"]);
+    assert_eq!(names, ["words", "mood", "order", "names", "gist", "spans", "choices", "logic"]);
 
     let documents = json!(["the cat", {"text": "a dog"}, "猫"]);
     let ranks = world.post("/v1/rerank", &json!({"model": "order", "query": "the", "documents": documents, "top_n": 2})).good();

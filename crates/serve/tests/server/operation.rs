@@ -108,7 +108,7 @@ fn the_description_lists_routes_that_answer_their_samples() {
         for key in body["example"].as_object().unwrap().keys() {
             assert!(schema["properties"].get(key).is_some(), "{path}: {key} is not described");
         }
-        let answers: Vec<u16> = ["words", "mood", "order", "names", "spans", "choices", "logic"]
+        let answers: Vec<u16> = ["words", "mood", "order", "names", "gist", "spans", "choices", "logic"]
             .iter()
             .map(|m| world.post(&format!("{path}?model={m}"), &body["example"]).status)
             .collect();

@@ -150,6 +150,7 @@ impl World {
             ("mood", classifier(&["bad", "good", "mixed"])),
             ("order", classifier(&["fit"])),
             ("names", Heads::token_classification(["O", "B-PER", "I-PER"].map(str::to_owned).into())),
+            ("gist", Heads::token_classification(["other", "summary"].map(str::to_owned).into())),
             ("spans", Heads::question_answering()),
             ("choices", Heads::multiple_choice()),
             ("logic", classifier(&["contradiction", "neutral", "entailment"])),
