@@ -57,28 +57,29 @@ fn forward(args: &Forward, options: &Options) -> anyhow::Result<u8> {
     let loading = begin.elapsed().as_secs_f64();
     let text = std::fs::read_to_string(&args.cases).with_context(|| format!("cannot read {}", args.cases.display()))?;
     let cases: Cases = serde_json::from_str(&text).with_context(|| format!("{} is no file of cases", args.cases.display()))?;
-    let run = |batches: &[Vec<Vec<u32>>]| {
+    let run = |batches: &[Vec<Vec<u32>>]| -> anyhow::Result<(f64, Vec<Vec<f32>>)> {
         let begin = Instant::now();
-        let means: Vec<Vec<f32>> = batches.iter().flat_map(|batch| forward.run(batch)).collect();
-        (begin.elapsed().as_secs_f64(), means)
+        let means: Vec<Vec<Vec<f32>>> = batches.iter().map(|batch| forward.run(batch)).collect::<Result<_, _>>()?;
+        Ok((begin.elapsed().as_secs_f64(), means.into_iter().flatten().collect()))
     };
     if let Some(path) = &args.dump {
-        let all: BTreeMap<&String, Vec<Vec<f32>>> = cases.iter().map(|(name, batches)| (name, run(batches).1)).collect();
+        let all: BTreeMap<&String, Vec<Vec<f32>>> =
+            cases.iter().map(|(name, batches)| Ok((name, run(batches)?.1))).collect::<anyhow::Result<_>>()?;
         std::fs::write(path, serde_json::to_vec(&all)?).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if args.drive {
         for line in std::io::stdin().lines() {
             let line = line?;
             let batches = cases.get(line.trim()).with_context(|| format!("no case `{}` in {}", line.trim(), args.cases.display()))?;
-            let seconds = run(batches).0;
+            let seconds = run(batches)?.0;
             let peak = Memory::now().map_or(0.0, |m| m.peak_mb());
             print_json(&serde_json::json!({ "seconds": seconds, "peak_rss_mb": peak, "loading": loading }))?;
         }
         return Ok(0);
     }
     for (name, batches) in &cases {
-        run(batches);
-        let mut seconds: Vec<f64> = (0..args.runs.max(1)).map(|_| run(batches).0).collect();
+        run(batches)?;
+        let mut seconds: Vec<f64> = (0..args.runs.max(1)).map(|_| Ok(run(batches)?.0)).collect::<anyhow::Result<_>>()?;
         seconds.sort_by(f64::total_cmp);
         let (median, best) = (seconds[seconds.len() / 2], seconds[0]);
         let tokens: usize = batches.iter().flatten().map(Vec::len).sum();

@@ -7,7 +7,7 @@ use cloze_model::{Blueprint, Heads, Input, Model};
 use cloze_tensor::ops::pool::Pool;
 use cloze_tensor::random::{Key, Stream};
 use cloze_tensor::{Dtype, Operands, Sequences, Tape, Weights};
-use cloze_text::Batch;
+use cloze_text::{Batch, pack_lengths};
 use cloze_train::TrainError;
 use cloze_train::optimizer::OptimizerConfig;
 use cloze_train::pretrain::MaskedLmLosses;
@@ -100,38 +100,23 @@ impl<'d> Forward<'d> {
         Ok(Self { cpu, model, weights, dtype, batch_tokens })
     }
 
-    /// The mean of the last hidden states of each text, in their order. // \[texts\]\[H\]
-    pub fn run(&self, texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
-        let mut means = Vec::with_capacity(texts.len());
-        for batch in batches(texts, self.batch_tokens) {
-            let ids: Vec<u32> = batch.iter().flatten().copied().collect();
+    /// The mean of the last hidden states of each text, in their order; packed as a [`crate::Pipeline`] packs. // \[texts\]\[H\]
+    pub fn run(&self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, Error> {
+        let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
+        let tokens = self.batch_tokens.max(lengths.iter().copied().max().unwrap_or(0));
+        let mut means = vec![Vec::new(); texts.len()];
+        for order in pack_lengths(&lengths, tokens)? {
+            let ids: Vec<u32> = order.iter().flat_map(|&i| &texts[i]).copied().collect();
             let segments = vec![0; ids.len()];
-            let sequences = Sequences::from_lengths(batch.iter().map(Vec::len));
+            let sequences = Sequences::from_lengths(order.iter().map(|&i| lengths[i]));
             let input = Input::new(self.cpu, &ids, &segments, sequences);
             let mut tape = Tape::inference(self.cpu, &self.weights, self.dtype);
             let hidden = self.model.hidden(&mut tape, &input, false);
             let mean = tape.pool(&hidden, &input.layout, Pool::Mean);
-            means.extend(mean.to_host(self.cpu).chunks_exact(mean.cols()).map(<[f32]>::to_vec));
+            for (row, place) in mean.to_host(self.cpu).chunks_exact(mean.cols()).zip(order) {
+                means[place] = row.to_vec();
+            }
         }
-        means
+        Ok(means)
     }
-}
-
-/// Texts in their order in batches of about equal size, none above `most` tokens unless it is one text.
-fn batches(texts: &[Vec<u32>], most: usize) -> Vec<&[Vec<u32>]> {
-    let tokens: usize = texts.iter().map(Vec::len).sum();
-    let target = tokens.div_ceil(tokens.div_ceil(most).max(1));
-    let mut batches = Vec::new();
-    let (mut first, mut size) = (0, 0);
-    for (i, text) in texts.iter().enumerate() {
-        if i > first && (size + text.len() > most || size >= target) {
-            batches.push(&texts[first..i]);
-            (first, size) = (i, 0);
-        }
-        size += text.len();
-    }
-    if first < texts.len() {
-        batches.push(&texts[first..]);
-    }
-    batches
 }

@@ -40,8 +40,8 @@ pub struct Converted {
     pub notes: Vec<String>,
 }
 
-/// Files of a folder that are copied as they are, where they are.
-const COPIED: [&str; 18] = [
+/// Files that say how a model is used, beside its weights and its configuration.
+pub(crate) const BESIDE: [&str; 14] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -56,11 +56,10 @@ const COPIED: [&str; 18] = [
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
-    "generation_config.json",
-    "README.md",
-    "LICENSE",
-    "LICENSE.txt",
 ];
+
+/// Files for people and for other programs, which are copied too.
+const COPIED: [&str; 4] = ["generation_config.json", "README.md", "LICENSE", "LICENSE.txt"];
 
 /// Files of a module of sentence-transformers.
 const MODULE_FILES: [&str; 2] = ["config.json", "README.md"];
@@ -91,7 +90,7 @@ pub fn convert(options: &ConvertOptions) -> Result<Converted, Error> {
     }
     container.write(&weights, options.dtype)?;
     let mut files = vec!["model.safetensors".to_owned()];
-    for name in COPIED {
+    for name in BESIDE.into_iter().chain(COPIED) {
         files.extend(copy(&folder, &options.out, name)?);
     }
     files.extend(modules(&folder, &options.out, options.dtype)?);

@@ -98,14 +98,14 @@ fn pairs_and_truncation() {
     // The library's own truncating encode stops reading early, which changes which text counts as
     // the longer one; its truncation of whole encodings is the rule.
     let library = |first: &str, second: Option<&str>, max_length: Option<usize>| {
-        let whole = |text: &str| twin.library.encode(text, false).unwrap();
+        let whole = |text: &str| twin.oracle.encode(text, false).unwrap();
         let (mut a, mut b) = (whole(first), second.map(whole));
         if let Some(max_length) = max_length {
             let room = max_length - if second.is_some() { 3 } else { 2 };
             let params = TruncationParams { max_length: room, ..Default::default() };
             (a, b) = truncate_encodings(a, b, &params).unwrap();
         }
-        twin.library.post_process(a, b, true).unwrap()
+        twin.oracle.post_process(a, b, true).unwrap()
     };
     for max_length in [None, Some(3), Some(4), Some(5), Some(8), Some(11), Some(20), Some(60)] {
         for first in texts {
@@ -120,7 +120,7 @@ fn pairs_and_truncation() {
                 same(&ours, &library, &format!("{first} | {second} | {max_length:?}")).unwrap();
                 let sequences: Vec<Option<usize>> = (0..ours.len()).map(|i| (0..2).find(|&part| ours.parts[part].contains(&i))).collect();
                 if max_length.is_none() && !first.is_empty() && !second.is_empty() {
-                    assert_eq!(sequences, twin.library.encode((first, second), true).unwrap().get_sequence_ids());
+                    assert_eq!(sequences, twin.oracle.encode((first, second), true).unwrap().get_sequence_ids());
                 }
             }
         }
@@ -149,7 +149,7 @@ fn added_tokens_beyond_the_vocabulary() {
     for text in TEXTS.iter().chain(&["[E1][E11]x[E1 ] <s>THE the other abab[E1]1] 中国 中国人"]) {
         twins.compare(text).unwrap();
     }
-    assert_eq!(twins.ours.vocab_size(), twins.library.get_vocab_size(true));
+    assert_eq!(twins.ours.vocab_size(), twins.oracle.get_vocab_size(true));
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn real_vocabularies() {
         let ours = Tokenizer::load(&vocab).unwrap();
         ours.save(&vocab).unwrap();
         let library = tokenizers::Tokenizer::from_file(vocab.join("tokenizer.json")).unwrap();
-        loaded.push(tokenizer_support::Twins { ours, library });
+        loaded.push(tokenizer_support::Twins { ours, oracle: library });
     }
     let json = folder.path().join("tokenizer.json");
     std::fs::write(&json, unpack(&data.join("vocab/bert-base-uncased.tokenizer.json.zst"))).unwrap();
@@ -176,7 +176,7 @@ fn real_vocabularies() {
     let mut library = tokenizers::Tokenizer::from_file(&json).unwrap();
     library.with_truncation(None).unwrap();
     library.with_padding(None);
-    loaded.push(tokenizer_support::Twins { ours, library });
+    loaded.push(tokenizer_support::Twins { ours, oracle: library });
     for file in ["en_wikitext2_valid", "zh_news_web", "zh_tech_articles", "en_factbook"] {
         let text = String::from_utf8(unpack(&data.join(format!("text/{file}.txt.zst")))).unwrap();
         for twins in &loaded {

@@ -218,7 +218,8 @@ fn english_books_give_the_pieces_of_the_library() {
     let lines: Vec<String> = text.lines().map(String::from).collect();
     let options = options(8000);
     let ours: HashSet<String> = learned(&lines, &options).pieces.into_iter().collect();
-    let shared = library(&lines, &options).intersection(&ours).count();
-    // The library breaks ties between equal counts in the order of a hash table that differs from run to run.
-    assert!(shared * 100 >= ours.len() * 99, "{shared} of {}", ours.len());
+    // The library breaks ties between equal counts in the order of a hash table, so that its vocabulary differs from run to
+    // run; ours does not, and must be one of those that it makes.
+    let shared = (0..5).map(|_| library(&lines, &options).intersection(&ours).count()).max().unwrap();
+    assert!(shared * 1000 >= ours.len() * 995, "{shared} of {}", ours.len());
 }

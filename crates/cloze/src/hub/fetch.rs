@@ -11,26 +11,15 @@ use serde_json::Value;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
+use crate::convert::BESIDE;
+
 use super::{Hub, HubError, Name, Progress, is_commit, shards_are_there};
 
-/// Files that a model is loaded from, beside its weights.
-const WANTED: [&str; 15] = [
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "spm.model",
-    "tokenizer.model",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-];
+/// Whether a model is loaded from a file of this name, beside its weights.
+fn is_wanted(name: &str) -> bool {
+    name == "config.json" || BESIDE.contains(&name)
+}
+
 /// The list of a repository's files is no longer than this.
 const LISTING: u64 = 16 << 20;
 
@@ -87,10 +76,10 @@ fn wanted(files: &[String]) -> Vec<&String> {
     let module = |f: &str| {
         f.split_once('/').is_some_and(|(folder, file)| {
             let numbered = folder.split_once('_').is_some_and(|(n, _)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-            numbered && (file == "config.json" || weights(file) || WANTED.contains(&file))
+            numbered && (weights(file) || is_wanted(file))
         })
     };
-    files.iter().filter(|f| WANTED.contains(&f.as_str()) || (top(f) && weights(f)) || module(f)).collect()
+    files.iter().filter(|f| is_wanted(f) || (top(f) && weights(f)) || module(f)).collect()
 }
 
 fn agent() -> ureq::Agent {

@@ -143,7 +143,7 @@ unsafe fn convert<S: Simd, E: Element, T: Lane>(s: S, src: *const T, n: usize, d
 }
 
 #[inline(always)]
-unsafe fn load<S: Simd, T: Lane>(s: S, src: *const T, n: usize) -> S::F {
+pub(super) unsafe fn load<S: Simd, T: Lane>(s: S, src: *const T, n: usize) -> S::F {
     // SAFETY: the caller vouches for `n` elements.
     unsafe { if n >= S::LANES { T::load(s, src) } else { T::load_partial(s, src, n) } }
 }

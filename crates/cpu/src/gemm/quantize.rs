@@ -6,6 +6,7 @@
 //! and one factor at the end (Jacob et al. 2018, "Quantization and training of neural networks for efficient
 //! integer-arithmetic-only inference", section 2.3).
 
+use super::pack::load;
 use crate::simd::{Kernel, Lane, Simd};
 
 /// Elements of depth that cannot overflow: 255 · 127 · 66,000 < 2³¹.
@@ -140,12 +141,6 @@ unsafe fn one_row<S: Simd, T: Lane>(s: S, src: *const T, depth: usize, to: *mut 
         let scale = if inverse > 0.0 { scale } else { 0.0 };
         RowScale { scale: scale + s.reduce_add(unsound), zero: zero as i32 }
     }
-}
-
-#[inline(always)]
-unsafe fn load<S: Simd, T: Lane>(s: S, src: *const T, left: usize) -> S::F {
-    // SAFETY: the caller vouches for `left` elements.
-    unsafe { if left >= S::LANES { T::load(s, src) } else { T::load_partial(s, src, left) } }
 }
 
 /// The nearest whole number, ties to even, for |x| < 2²²: adding 1.5 · 2²³ leaves no room for a fraction. Compilers turn

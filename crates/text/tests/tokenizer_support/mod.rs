@@ -9,7 +9,7 @@ use cloze_text::tokenizer::{Encoding, Normalization, Tokenizer, WordPieceOptions
 /// A tokenizer of ours beside the library's, loaded from the files that ours saved.
 pub struct Twins {
     pub ours: Tokenizer,
-    pub library: tokenizers::Tokenizer,
+    pub oracle: tokenizers::Tokenizer,
 }
 
 pub const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
@@ -80,7 +80,7 @@ pub fn twins(pieces: Vec<String>, options: WordPieceOptions) -> Twins {
     let library = tokenizers::Tokenizer::from_file(folder.path().join("tokenizer.json")).unwrap();
     let ours = Tokenizer::load(folder.path()).unwrap();
     assert!(ours.wordpiece().is_some());
-    Twins { ours, library }
+    Twins { ours, oracle: library }
 }
 
 /// Twins for each way of normalising, over [`pieces`].
@@ -144,7 +144,7 @@ impl Twins {
     pub fn compare(&self, text: &str) -> Result<(), String> {
         for add_special in [true, false] {
             let ours = self.ours.encode(text, add_special).unwrap();
-            let library = self.library.encode(text, add_special).unwrap();
+            let library = self.oracle.encode(text, add_special).unwrap();
             same(&ours, &library, text)?;
             let mut ids = Vec::new();
             self.ours.append_ids(text, &mut ids).unwrap();
@@ -153,13 +153,13 @@ impl Twins {
             }
         }
         let ours = self.ours.encode(text, true).unwrap();
-        let library = self.library.encode_char_offsets(text, true).unwrap();
+        let library = self.oracle.encode_char_offsets(text, true).unwrap();
         let chars: Vec<(u32, u32)> = library.get_offsets().iter().map(|&(s, e)| (s as u32, e as u32)).collect();
         if ours.char_offsets(text) != chars {
             return Err(format!("character offsets of {text:?}: {:?} / {chars:?}", ours.char_offsets(text)));
         }
         for skip in [true, false] {
-            let (a, b) = (self.ours.decode(&ours.ids, skip).unwrap(), self.library.decode(&ours.ids, skip).unwrap());
+            let (a, b) = (self.ours.decode(&ours.ids, skip).unwrap(), self.oracle.decode(&ours.ids, skip).unwrap());
             if a != b {
                 return Err(format!("decoded {a:?} / {b:?}"));
             }
