@@ -1,0 +1,203 @@
+//! What the backend asks of a device: memory, copies, launches, matrix products.
+
+use cloze_tensor::Dtype;
+
+use crate::CudaError;
+
+/// Which compilation of a kernel file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// The element kind of activations.
+    pub dtype: Dtype,
+    /// The head dimension that attention's tiles are made for; 0 in other files.
+    pub head_dim: usize,
+}
+
+/// A kernel by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// Its file under `kernels/`, without `.cu`.
+    pub file: &'static str,
+    /// The function.
+    pub name: &'static str,
+    /// The compilation.
+    pub variant: Variant,
+}
+
+/// A kernel over a grid.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// Which kernel.
+    pub kernel: Kernel,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory of a block.
+    pub shared: u32,
+    /// The one parameter, by value.
+    pub parameters: &'a [u8],
+}
+
+/// A row-major matrix on the device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Matrix {
+    /// Its first element.
+    pub address: u64,
+    /// Element kind.
+    pub dtype: Dtype,
+    /// Rows as it stands in memory.
+    pub rows: usize,
+    /// Columns as it stands in memory.
+    pub cols: usize,
+    /// Elements from one row to the next.
+    pub pitch: usize,
+    /// Whether the product takes its transpose.
+    pub transposed: bool,
+}
+
+impl Matrix {
+    /// A dense matrix as it stands.
+    pub fn new(address: u64, dtype: Dtype, rows: usize, cols: usize) -> Self {
+        Self { address, dtype, rows, cols, pitch: cols, transposed: false }
+    }
+
+    /// The same memory, taken as its transpose.
+    pub fn transposed(self) -> Self {
+        Self { transposed: !self.transposed, ..self }
+    }
+
+    /// The same with rows further apart.
+    pub fn with_pitch(self, pitch: usize) -> Self {
+        Self { pitch, ..self }
+    }
+
+    /// Rows and columns as the product sees them.
+    pub fn shape(&self) -> (usize, usize) {
+        if self.transposed { (self.cols, self.rows) } else { (self.rows, self.cols) }
+    }
+}
+
+/// What a product does besides multiplying. Addresses are of dense vectors.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Epilogue {
+    /// Nothing.
+    None,
+    /// Adds a row to every row of the result; elements of the result's kind. // `[cols]`
+    Bias(u64),
+    /// Adds a row, keeps that sum in `pre` (the result's shape, kind and pitch), and applies GELU in its tanh form.
+    BiasGeluTanh {
+        /// // `[cols]`, elements of the result's kind
+        bias: u64,
+        /// Receives the sum.
+        pre: u64,
+    },
+    /// Also writes the sums of op(a)'s rows over the inner dimension, as f32: of dW = dzᵀ·x the gradient of the bias. // `[rows]`
+    RowSums(u64),
+}
+
+/// c = a·b + beta·c, summed in f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Product {
+    /// Left operand.
+    pub a: Matrix,
+    /// Right operand, of the same kind.
+    pub b: Matrix,
+    /// The result, as it stands.
+    pub c: Matrix,
+    /// What was there counts this much; with 0 it is not read.
+    pub beta: f32,
+    /// What else is done.
+    pub epilogue: Epilogue,
+}
+
+impl Product {
+    /// c = a·b + beta·c.
+    ///
+    /// # Panics
+    /// If the shapes disagree.
+    pub fn new(a: Matrix, b: Matrix, c: Matrix, beta: f32) -> Self {
+        let (m, k, n) = (a.shape().0, a.shape().1, b.shape().1);
+        assert!(b.shape().0 == k && c.shape() == (m, n), "product: {:?} · {:?} is not {:?}", a.shape(), b.shape(), c.shape());
+        assert!(a.dtype == b.dtype && !c.transposed, "product: operands of {:?} and {:?}", a.dtype, b.dtype);
+        Self { a, b, c, beta, epilogue: Epilogue::None }
+    }
+
+    /// With an epilogue.
+    pub fn with(self, epilogue: Epilogue) -> Self {
+        Self { epilogue, ..self }
+    }
+}
+
+/// A device. All work is done in the order of the calls; calls return before it is done, [`Driver::download`] after.
+///
+/// # Safety of the calls
+/// Addresses are plain numbers. A caller vouches that they point into memory that this driver has handed out, that it is not given back,
+/// that it is as large as the call takes it to be, and that what it writes is borrowed by nobody else. The backend's
+/// buffers and their borrows see to that.
+pub trait Driver: Send + Sync {
+    /// What it is, for people.
+    fn name(&self) -> String;
+
+    /// Bytes free and in all.
+    fn memory(&self) -> Result<(usize, usize), CudaError>;
+
+    /// The most dynamic shared memory that a block may have, in bytes.
+    fn shared_limit(&self) -> usize;
+
+    /// Memory at a multiple of 256 bytes; [`CudaError::OutOfMemory`] when there is none.
+    fn allocate(&self, bytes: usize) -> Result<u64, CudaError>;
+
+    /// Give memory back.
+    ///
+    /// # Safety
+    /// `address` is of [`Driver::allocate`], and nothing uses it any more.
+    unsafe fn release(&self, address: u64);
+
+    /// Memory is handed out for a use of `bytes`, contents unspecified. A driver for tests fills it.
+    ///
+    /// # Safety
+    /// As at [`Driver`].
+    unsafe fn renew(&self, address: u64, bytes: usize) {
+        let _ = (address, bytes);
+    }
+
+    /// Zeros.
+    ///
+    /// # Safety
+    /// As at [`Driver`].
+    unsafe fn clear(&self, address: u64, bytes: usize) -> Result<(), CudaError>;
+
+    /// From the host; `from` may be used again at once.
+    ///
+    /// # Safety
+    /// As at [`Driver`].
+    unsafe fn upload(&self, address: u64, from: &[u8]) -> Result<(), CudaError>;
+
+    /// To the host, after all work before it.
+    ///
+    /// # Safety
+    /// As at [`Driver`].
+    unsafe fn download(&self, address: u64, to: &mut [u8]) -> Result<(), CudaError>;
+
+    /// From one place to another; they do not overlap.
+    ///
+    /// # Safety
+    /// As at [`Driver`].
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), CudaError>;
+
+    /// Run a kernel.
+    ///
+    /// # Safety
+    /// As at [`Driver`], for the addresses among the parameters; the parameters are those of the kernel.
+    unsafe fn launch(&self, launch: &Launch) -> Result<(), CudaError>;
+
+    /// Whether a product with this epilogue can be done in one call.
+    fn supports(&self, product: &Product) -> bool;
+
+    /// Multiply.
+    ///
+    /// # Safety
+    /// As at [`Driver`].
+    unsafe fn multiply(&self, product: &Product) -> Result<(), CudaError>;
+}
