@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     // The device is opened once: it owns the threads and the memory. The pipeline is the model with its tokenizer on it.
-    let device = Device::open(DeviceChoice::Auto, None);
+    let device = Device::open(DeviceChoice::Auto, None)?;
     let pipeline = Pipeline::load(&device, Path::new(&folder), Precision::F32, None)?;
 
     for text in &texts {

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         texts = vec!["The soup was cold, but the waiter was wonderful.".into(), "这首歌太动人了。".into()];
     }
 
-    let device = Device::open(DeviceChoice::Auto, None);
+    let device = Device::open(DeviceChoice::Auto, None)?;
     let pipeline = Pipeline::load(&device, Path::new(&folder), Precision::F32, None)?;
 
     // All texts go through the model together, packed on one axis without padding; answers come in the order of the texts.

@@ -103,7 +103,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // 5. Train. Everything that happens is an event that displays take. `Control::request_stop` from another thread would
     //    save the state and end the run, to be resumed later.
-    let device = Device::open(DeviceChoice::Auto, None);
+    let device = Device::open(DeviceChoice::Auto, None)?;
     let mut observers = Observers::new();
     observers.add(Evaluations);
     cloze::pretrain(&device, &run, false, &mut observers, &Control::default())?;

@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let first = arguments.next().unwrap_or_else(|| "The cat sat on the mat.".into());
     let second = arguments.next().unwrap_or_else(|| "The doctor sat on a chair.".into());
 
-    let device = Device::open(DeviceChoice::Auto, None);
+    let device = Device::open(DeviceChoice::Auto, None)?;
     let pipeline = Pipeline::load(&device, Path::new(&folder), Precision::F32, None)?;
     let hidden_size = pipeline.model().blueprint.hidden_size;
 

@@ -29,7 +29,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
-    let device = options.open();
+    let device = options.open()?;
     let pipeline = Pipeline::load(&device, &args.model, Precision::F32, None)?;
     let encoding = pipeline.tokenizer().encode_truncated(&args.text, pipeline.context().max_length)?;
     let seen = pipeline.attention(&encoding);

@@ -1,4 +1,4 @@
-//! `cloze bench`: the training step and the forward pass, timed.
+//! `cloze bench`: the training step, its ops, and the forward pass, timed.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,6 +15,8 @@ use crate::options::{Options, print_json, print_line};
 pub(crate) enum Command {
     /// Forward, backward and AdamW of masked-LM training on random tokens
     TrainStep(TrainStep),
+    /// Each op of that step on its own, with its share of what the device can do
+    Ops(TrainStep),
     /// The forward pass of a model folder on given token ids: {"case": [[ids of a text, …], …batches], …}
     Forward(Forward),
 }
@@ -51,7 +53,7 @@ fn parse_operands(text: &str) -> Result<Operands, String> {
 type Cases = BTreeMap<String, Vec<Vec<Vec<u32>>>>;
 
 fn forward(args: &Forward, options: &Options) -> anyhow::Result<u8> {
-    let device = options.open();
+    let device = options.open()?;
     let begin = Instant::now();
     let forward = cloze::bench::Forward::load(&device, &args.model, args.precision, args.batch_tokens)?;
     let loading = begin.elapsed().as_secs_f64();
@@ -131,11 +133,12 @@ fn parse_precision(text: &str) -> Result<Precision, String> {
 }
 
 pub(crate) fn run(command: Command, options: &Options) -> anyhow::Result<u8> {
-    let args = match command {
-        Command::TrainStep(args) => args,
+    let (args, ops) = match command {
+        Command::TrainStep(args) => (args, false),
+        Command::Ops(args) => (args, true),
         Command::Forward(args) => return forward(&args, options),
     };
-    let device = options.open();
+    let device = options.open()?;
     let small = args.model != "base" && args.model != "large";
     let shape = cloze::bench::Shape {
         size: args.model.clone(),
@@ -145,6 +148,9 @@ pub(crate) fn run(command: Command, options: &Options) -> anyhow::Result<u8> {
         dropout: args.dropout,
         recompute: args.recompute,
     };
+    if ops {
+        return each_op(&device, &shape, &args, options);
+    }
     let mut step = cloze::bench::TrainStep::new(&device, &shape, args.precision)?;
     for _ in 0..2 {
         step.run()?;
@@ -181,6 +187,33 @@ pub(crate) fn run(command: Command, options: &Options) -> anyhow::Result<u8> {
             step.flops() / median / 1e9,
             100.0 * share
         ))?;
+    }
+    Ok(0)
+}
+
+/// The ops of a step, one line each.
+fn each_op(device: &cloze::Device, shape: &cloze::bench::Shape, args: &TrainStep, options: &Options) -> anyhow::Result<u8> {
+    let (timings, ceilings) = cloze::bench::ops::time(device, shape, args.precision, args.steps)?;
+    if options.json {
+        for timing in &timings {
+            print_json(timing)?;
+        }
+        print_json(&ceilings)?;
+        return Ok(0);
+    }
+    print_line(format_args!(
+        "{}: at most {:.2} TFLOP/s in products, {:.0} GB/s of memory, both measured now",
+        device.name(),
+        ceilings.flops / 1e12,
+        ceilings.bandwidth / 1e9
+    ))?;
+    for t in &timings {
+        let (rate, unit, share) = if t.flops > 0.0 {
+            (t.flops / t.seconds / 1e12, "TFLOP/s", t.flops / t.seconds / ceilings.flops)
+        } else {
+            (t.bytes / t.seconds / 1e9, "GB/s", t.bytes / t.seconds / ceilings.bandwidth)
+        };
+        print_line(format_args!("{:<40} {:>9.3} ms {rate:>9.3} {unit:<7} {:>4.0}%", t.op, 1e3 * t.seconds, 100.0 * share))?;
     }
     Ok(0)
 }

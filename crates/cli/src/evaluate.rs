@@ -96,7 +96,7 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
 
 /// The task, the number of rows and the figures of one evaluation.
 fn evaluate(entry: &Entry, predictions: Option<&Path>, options: &Options) -> anyhow::Result<(&'static str, usize, Figures)> {
-    let device = options.open();
+    let device = options.open()?;
     let pipeline = Pipeline::load(&device, &entry.model, Precision::F32, entry.max_length)?;
     let task = pipeline.require(entry.task.as_deref()).with_context(|| entry.model.display().to_string())?;
     let bar = if options.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };

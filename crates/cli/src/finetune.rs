@@ -80,7 +80,7 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     let settings = settings(&args)?;
     let control = Arc::new(Control::default());
     let signals = Signals::watch(&control)?;
-    let device = options.open();
+    let device = options.open()?;
     let mut found: Vec<(f64, PathBuf, std::collections::BTreeMap<String, f64>)> = Vec::new();
     for seed in settings.seed..settings.seed + args.seeds {
         let mut run = settings.clone();

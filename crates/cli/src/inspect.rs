@@ -174,7 +174,7 @@ const TEXTS: [&str; 2] = ["The cat sat on the mat.", "猫坐在垫子上。"];
 
 fn against(folder: &Path, other: &Path, texts: &[String], options: &Options) -> anyhow::Result<u8> {
     let texts = if texts.is_empty() { TEXTS.map(str::to_owned).to_vec() } else { texts.to_vec() };
-    let device = options.open();
+    let device = options.open()?;
     let c = compare(&device, folder, other, &texts)?;
     if options.json {
         print_json(&c)?;
@@ -220,7 +220,7 @@ fn against(folder: &Path, other: &Path, texts: &[String], options: &Options) -> 
 
 fn dump(folder: &Path, file: &Path, texts: &[String], options: &Options) -> anyhow::Result<()> {
     use cloze::model::files::safetensors::{OutTensor, OutValues, write};
-    let device = options.open();
+    let device = options.open()?;
     let pipeline = Pipeline::load(&device, folder, Precision::F32, None)?;
     let hidden = pipeline.model().blueprint.hidden_size;
     let (mut ids, mut values) = (Vec::new(), Vec::new());

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// Options that all commands share.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// Where to compute: cpu or auto
+    /// Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:<number>
     #[arg(long, global = true, default_value = "auto", env = "CLOZE_DEVICE", value_parser = parse_device)]
     pub(crate) device: DeviceChoice,
     /// Threads; one a core by default
@@ -30,7 +30,7 @@ fn parse_device(text: &str) -> Result<DeviceChoice, cloze::Error> {
 
 impl Options {
     /// Open the device.
-    pub(crate) fn open(&self) -> Device {
+    pub(crate) fn open(&self) -> Result<Device, cloze::Error> {
         Device::open(self.device, self.threads())
     }
 

@@ -122,7 +122,7 @@ impl Answering<'_> {
 }
 
 pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
-    let device = options.open();
+    let device = options.open()?;
     let pipeline = Pipeline::load(&device, &args.model, args.precision, args.max_length)?;
     let task = pipeline.require(args.task.as_deref()).with_context(|| args.model.display().to_string())?;
     for name in pipeline.newly_initialised() {

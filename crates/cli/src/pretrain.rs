@@ -47,7 +47,7 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     let signals = Signals::watch(&control)?;
     let mut observers = observers(options, args.tui, &control)?;
     record(&run.out, args.resume, &mut observers)?;
-    let outcome = cloze::pretrain(&options.open(), &run, args.resume, &mut observers, &control)?;
+    let outcome = cloze::pretrain(&options.open()?, &run, args.resume, &mut observers, &control)?;
     drop(observers);
     if outcome.reason == Reason::Stopped {
         options.say(format!("go on with: cloze pretrain {} --resume{}", args.recipe.display(), sets(&args.changes)));

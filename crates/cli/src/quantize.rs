@@ -46,7 +46,7 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     if args.out.exists() {
         anyhow::bail!("{} is there already; give another --out", args.out.display());
     }
-    let device = options.open();
+    let device = options.open()?;
     let what = Quantization {
         model: args.model,
         out: args.out,

@@ -59,7 +59,7 @@ impl Guide for Terminal<'_> {
 pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     let control = Arc::new(Control::default());
     let signals = Signals::watch(&control)?;
-    let device = options.open();
+    let device = options.open()?;
     options.say(format!("cloze quickstart on {}", device.name()));
     let job = Job { out: args.out, corpus: args.corpus, labels: args.labels, budget: args.budget, seed: args.seed };
     let mut guide = Terminal { options, control };

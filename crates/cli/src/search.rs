@@ -61,7 +61,7 @@ pub(crate) fn run(command: Command, options: &Options) -> anyhow::Result<u8> {
 }
 
 fn index(args: &IndexArgs, options: &Options) -> anyhow::Result<u8> {
-    let device = options.open();
+    let device = options.open()?;
     let pipeline = Pipeline::load(&device, &args.model, Precision::F32, None)?;
     let bar = if options.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     let model = std::path::absolute(&args.model)?;
@@ -80,7 +80,7 @@ fn index(args: &IndexArgs, options: &Options) -> anyhow::Result<u8> {
 fn query(args: &QueryArgs, options: &Options) -> anyhow::Result<u8> {
     let index = Index::open(&args.index)?;
     let model = args.model.clone().unwrap_or_else(|| PathBuf::from(&index.manifest().model));
-    let device = options.open();
+    let device = options.open()?;
     let pipeline = Pipeline::load(&device, &model, Precision::F32, None)?;
     let paint = Paint { colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() };
     let answer = |question: &str| -> anyhow::Result<()> {

@@ -125,7 +125,7 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
         ..Settings::default()
     };
     // One device for the life of the process: models come and go on it.
-    let device: &'static cloze::Device = Box::leak(Box::new(options.open()));
+    let device: &'static cloze::Device = Box::leak(Box::new(options.open()?));
     let (precision, max_length) = (args.precision, args.max_length);
     let load = move |folder: &std::path::Path| -> Result<Arc<dyn Engine>, cloze::Error> {
         Ok(Arc::new(PipelineEngine::load(device, folder, precision, max_length)?))

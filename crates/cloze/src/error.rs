@@ -22,11 +22,14 @@ pub enum Error {
     #[error(transparent)]
     Hub(#[from] crate::hub::HubError),
     /// A device that is not known.
-    #[error("device \"{found}\" is not known; this build has cpu and auto")]
+    #[error("device \"{found}\" is not known; there are auto, cpu, cuda and cuda:<number>")]
     Device {
         /// What was asked for.
         found: String,
     },
+    /// A GPU that cannot be used.
+    #[error(transparent)]
+    Cuda(#[from] cloze_cuda::CudaError),
     /// An index that cannot be searched.
     #[error(transparent)]
     Search(#[from] crate::search::SearchError),

@@ -16,6 +16,7 @@ pub mod hub;
 mod pipeline;
 pub mod quantize;
 pub mod quickstart;
+mod rehearsal;
 pub mod search;
 pub mod world;
 
@@ -36,8 +37,11 @@ use cloze_train::pretrain::PretrainRun;
 
 /// Run a pre-training recipe on a device.
 pub fn pretrain(device: &Device, run: &PretrainRun, resume: bool, observers: &mut Observers, control: &Control) -> Result<Outcome, Error> {
-    let Device::Cpu(cpu) = device;
-    Ok(cloze_train::pretrain::pretrain(&**cpu, run, device.for_run(run.train.precision), resume, observers, control)?)
+    if let Device::Cuda(cuda) = device {
+        rehearsal::check(cuda, run, device.dtype(run.train.precision))?;
+    }
+    let recorded = device.for_run(run.train.precision);
+    Ok(device::on!(device, backend => cloze_train::pretrain::pretrain(backend, run, recorded, resume, observers, control))?)
 }
 
 /// Run a fine-tuning on a device.
@@ -48,7 +52,7 @@ pub fn finetune(
     observers: &mut Observers,
     control: &Control,
 ) -> Result<Finetuned, Error> {
-    let Device::Cpu(cpu) = device;
     let run = &FinetuneRun { model: hub::model_folder(&run.model, &mut |_| ())?, ..run.clone() };
-    Ok(cloze_train::finetune::finetune(&**cpu, run, device.for_run(run.precision), resume, observers, control)?)
+    let recorded = device.for_run(run.precision);
+    Ok(device::on!(device, backend => cloze_train::finetune::finetune(backend, run, recorded, resume, observers, control))?)
 }

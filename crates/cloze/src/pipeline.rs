@@ -88,10 +88,6 @@ impl<B: Backend> Engine for Loaded<'_, B> {
     }
 }
 
-/// Tokens that one forward pass of a pipeline holds: enough for products at full speed, few enough that the activations
-/// of a layer stay in the caches.
-const BATCH_TOKENS: usize = 1024;
-
 /// In which form a model is held.
 pub struct Form<'a> {
     /// The operands of products with each matrix.
@@ -132,20 +128,20 @@ impl<'d> Pipeline<'d> {
         let settings = Settings::read(folder)?;
         let longest = opened.model.blueprint.position.longest();
         let max_length = max_length.map_or(settings.max_length.unwrap_or(512).clamp(3, longest), |m| m.clamp(3, longest));
-        let Device::Cpu(cpu) = device;
-        let dtype = device.activations(form.activations);
+        let (dtype, batch_tokens) = (device.activations(form.activations), device.batch_tokens().max(max_length));
         let operands = |spec: &Spec| if opened.is_bytes(spec) { Operands::Int8 } else { (form.operands)(spec) };
-        // The vocabulary is read while the weights are.
-        let (weights, tokenizer) = std::thread::scope(|scope| {
-            let tokenizer = scope.spawn(|| Tokenizer::load(&encoder));
-            let weights = opened.model.freeze(&**cpu, operands, |spec, take| opened.lend(spec, take));
-            (weights, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        let (engine, tokenizer): (Box<dyn Engine + 'd>, Tokenizer) = crate::device::on!(device, backend => {
+            // The vocabulary is read while the weights are.
+            let (weights, tokenizer) = std::thread::scope(|scope| {
+                let tokenizer = scope.spawn(|| Tokenizer::load(&encoder));
+                let weights = opened.model.freeze(backend, operands, |spec, take| opened.lend(spec, take));
+                (weights, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            });
+            (Box::new(Loaded { backend, weights: weights?, dtype, batch_tokens }), tokenizer?)
         });
-        let (weights, tokenizer) = (weights?, tokenizer?);
-        let engine = Loaded { backend: &**cpu, weights, dtype, batch_tokens: BATCH_TOKENS.max(max_length) };
         let heads = &opened.model.heads;
         let context = Context { tokenizer, labels: heads.labels.clone(), problem: heads.problem, max_length, settings };
-        Ok(Self { engine: Box::new(engine), model: opened.model, context: Arc::new(context), new: opened.report.new })
+        Ok(Self { engine, model: opened.model, context: Arc::new(context), new: opened.report.new })
     }
 
     /// The model.

@@ -37,7 +37,7 @@ fn options(from: &Path, out: &Path) -> ConvertOptions {
 const TEXT: &str = "the cat sat 猫";
 
 fn states(folder: &Path) -> Vec<f32> {
-    let device = Device::open(DeviceChoice::Cpu, Some(1));
+    let device = Device::open(DeviceChoice::Cpu, Some(1)).unwrap();
     let pipeline = Pipeline::load(&device, folder, Precision::F32, None).unwrap();
     assert!(pipeline.newly_initialised().is_empty(), "{:?}", pipeline.newly_initialised());
     pipeline.states(TEXT).unwrap().1.logits.unwrap()
@@ -97,7 +97,7 @@ fn modules_of_sentence_transformers_come_along() {
     convert(&options(&fixture("sentence"), &folder)).unwrap();
     let read = |folder: &Path| cloze::model::files::sentence::SentenceModel::read(folder).unwrap().unwrap().model;
     assert_eq!(read(&folder), read(&fixture("sentence")));
-    let device = Device::open(DeviceChoice::Cpu, Some(1));
+    let device = Device::open(DeviceChoice::Cpu, Some(1)).unwrap();
     let pipeline = Pipeline::load(&device, &folder, Precision::F32, None).unwrap();
     assert_eq!(pipeline.context().max_length, 12);
     assert_eq!(pipeline.context().settings.dense.len(), 2);
@@ -174,7 +174,7 @@ fn the_doctor_finds_what_is_odd() {
 
 #[test]
 fn two_models_part_where_they_differ() {
-    let device = Device::open(DeviceChoice::Cpu, Some(1));
+    let device = Device::open(DeviceChoice::Cpu, Some(1)).unwrap();
     let (a, b) = (reference(), reference());
     let texts = [TEXT.to_owned(), "a b c".to_owned()];
     let same = compare(&device, a.path(), b.path(), &texts).unwrap();

@@ -175,7 +175,8 @@ fn plan(handle: sys::cublasLtHandle_t, p: &Product, key: &Key) -> Result<Plan, C
     let layout = |m: &Matrix| {
         lt::create_matrix_layout(kind(m.dtype), m.cols as u64, m.rows as u64, m.pitch as i64).map_err(failed("cublasLtMatrixLayoutCreate"))
     };
-    let turn = |m: &Matrix| if m.transposed { sys::cublasOperation_t::CUBLAS_OP_T } else { sys::cublasOperation_t::CUBLAS_OP_N };
+    // cublasOperation_t: CUBLAS_OP_N is 0, CUBLAS_OP_T is 1.
+    let turn = |m: &Matrix| i32::from(m.transposed);
     let operation = lt::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F)
         .map_err(failed("cublasLtMatmulDescCreate"))?;
     // From here on the plan owns what is made.

@@ -14,7 +14,7 @@ use cloze::{Device, DeviceChoice};
 use cloze_serve::{App, Card, Engine, Models, PipelineEngine, Server, Settings, Stopper};
 use serde_json::Value;
 
-pub(crate) static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::open(DeviceChoice::Cpu, Some(2)));
+pub(crate) static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::open(DeviceChoice::Cpu, Some(2)).unwrap());
 
 /// H of the tiny models.
 pub(crate) const HIDDEN: usize = 32;
