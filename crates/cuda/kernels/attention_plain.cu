@@ -16,6 +16,7 @@ static __device__ __forceinline__ void load_tile(float* to, const T* from, u64 p
 
 static __device__ __forceinline__ float dot(const T* x, const float* y, u32 d) {
     float s = 0;
+#pragma unroll 4
     for (u32 c = 0; c < d; c++) s += to_float(x[c]) * y[c];
     return s;
 }
@@ -26,6 +27,7 @@ static __device__ __forceinline__ void add_rows(float acc[PARTS], const float* w
     for (int k = 0; k < PARTS; k++) {
         const u32 c = lane + 32 * k;
         if (c < d) {
+#pragma unroll 4
             for (u32 j = 0; j < OTHER; j++) acc[k] += weights[j] * rows[j * (d + 1) + c];
         }
     }

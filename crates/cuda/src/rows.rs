@@ -169,7 +169,7 @@ mod tests {
     fn every_row_is_added_once_and_in_order() {
         let targets: Vec<u32> = (0..500u32).map(|i| if i % 3 == 0 { 2 } else { i * i % 11 }).collect();
         let plan = Plan::new(&targets, 12);
-        let mut seen = vec![Vec::new(); 12];
+        let mut seen = vec![Vec::<u32>::new(); 12];
         for &[target, first, last, _] in &plan.pieces {
             assert!(first < last && last - first <= PIECE as u32);
             seen[target as usize].extend(&plan.order[first as usize..last as usize]);

@@ -3,10 +3,10 @@
 use cloze_cuda::Cuda;
 use cloze_tensor::conformance::{compare_all, compare_optimizers, recompute_equals_stored};
 use cloze_tensor::ops::elementwise::ElementwiseOp;
-use cloze_tensor::ops::optimizer::{Muon, OptimizerOp};
+use cloze_tensor::ops::optimizer::Muon;
 use cloze_tensor::plain::Plain;
 use cloze_tensor::random::{Key, Stream};
-use cloze_tensor::{Backend, Dropout, Dtype, Param, Storage, Tensor};
+use cloze_tensor::{Backend, Dropout, Dtype, Param, Tensor};
 
 fn none(wrong: Vec<String>) {
     assert!(wrong.is_empty(), "{} differences\n{}", wrong.len(), wrong.join("\n"));

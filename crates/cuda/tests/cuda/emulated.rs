@@ -86,8 +86,9 @@ fn compile(file: &'static str, variant: Variant) -> Library {
             std::fs::write(folder.join(name), text).unwrap();
         }
         let beside = folder.join(format!("{file}.{}", std::process::id()));
-        let output = Command::new(compiler).args(&flags).arg("-x").arg("c++").arg(folder.join(format!("{file}.cu"))).arg("-o").arg(&beside);
-        let output = output.arg("-lm").output().unwrap();
+        let mut command = Command::new(compiler);
+        command.args(&flags).arg("-x").arg("c++").arg(folder.join(format!("{file}.cu"))).arg("-o").arg(&beside);
+        let output = command.arg("-lm").output().unwrap();
         assert!(output.status.success(), "{file}.cu, {variant:?}:\n{}", String::from_utf8_lossy(&output.stderr));
         std::fs::rename(beside, &library).unwrap();
     }

@@ -1,7 +1,8 @@
 //! The backend's checks, each on two devices: `emulated`, the text of the kernels compiled as C++ and run on the host
 //! (skipped where there is no C++ compiler), and `gpu` (skipped where there is no CUDA device).
 //!
-//! `cargo test -p cloze-cuda --test cuda emulated::` or `gpu::` runs one of them.
+//! `cargo test -p cloze-cuda --test cuda on_the_emulated_device::` or `on_a_gpu::` runs one of them.
+#![allow(unsafe_code)] // the emulated device works on addresses, as a real one does
 
 mod attention;
 mod conformance;

@@ -15,7 +15,7 @@ use cloze_train::files::FileError;
 use cloze_train::log::read_log;
 use cloze_train::observer::{Control, Event, Observer, Observers};
 use cloze_train::optimizer::{OptimizerConfig, Rule};
-use cloze_train::pretrain::{Device, MaskedLmLosses, pretrain};
+use cloze_train::pretrain::{Device, MaskedLmLosses, PretrainRun, pretrain};
 use cloze_train::record::record;
 use cloze_train::run::parse;
 use cloze_train::step::Trainer;
@@ -149,7 +149,7 @@ fn pretrain_on<B: Backend>(backend: &B, corpus: &Path, out: &Path, resume: bool,
         checkpoint = {{ every = "2 steps" }}
         "#
     );
-    let run = parse(&text).unwrap();
+    let run: PretrainRun = parse(&text).unwrap();
     let control = Arc::new(Control::default());
     let mut observers = Observers::new();
     record(&run.out, resume, &mut observers).unwrap();
