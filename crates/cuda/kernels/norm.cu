@@ -68,7 +68,7 @@ template <int W> static __device__ __forceinline__ void forward(const Norm& a) {
     }
 }
 
-KERNEL(norm, Norm, 128) {
+KERNEL(norm_forward, Norm, 128) {
     if (a.cols % 8 == 0) {
         forward<8>(a);
     } else {

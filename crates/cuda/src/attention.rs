@@ -165,8 +165,7 @@ impl AttentionOp for Cuda {
         let choice = self.choice(qkv.dtype, d);
         let turned = self.turned(op, layout, &qkv, d);
         let qkv = turned.as_ref().map_or(qkv.buffer.address(), |t| t.view().buffer.address());
-        let parameters =
-            Parameters { out: y.buffer.address(), lse: address_mut(lse.as_ref()), ..parameters(op, layout, d, tiles, qkv) };
+        let parameters = Parameters { out: y.buffer.address(), lse: address_mut(lse.as_ref()), ..parameters(op, layout, d, tiles, qkv) };
         let name = if choice.file == "attention" { "attention" } else { "attention_plain" };
         self.run(&choice, name, count, choice.shared[0], &parameters);
     }

@@ -20,6 +20,9 @@ pub(crate) const THREADS: usize = 256;
 /// The f32 logits of the vocabulary projection that are held at once: 256 MiB.
 const LOGITS: usize = 64 << 20;
 
+/// Tables of rotary positions, by (bits of θ, D): how many positions each holds, and their cosines and sines.
+pub(crate) type Turns = HashMap<(u32, usize), (usize, Arc<Buffer>)>;
+
 /// The CUDA backend.
 ///
 /// # Panics
@@ -27,8 +30,7 @@ const LOGITS: usize = 64 << 20;
 pub struct Cuda {
     driver: Arc<dyn Driver>,
     memory: Arc<Memory>,
-    /// Cosines and sines of rotary positions, by (bits of θ, D); how many positions they hold.
-    turns: Mutex<HashMap<(u32, usize), (usize, Arc<Buffer>)>>,
+    turns: Mutex<Turns>,
     /// The pieces of the optimizer's groups; the groups are the same in every step.
     pieces: Mutex<Option<Arc<Pieces>>>,
     logits: usize,
@@ -143,7 +145,7 @@ impl Cuda {
         self.logits
     }
 
-    pub(crate) fn turns(&self) -> &Mutex<HashMap<(u32, usize), (usize, Arc<Buffer>)>> {
+    pub(crate) fn turns(&self) -> &Mutex<Turns> {
         &self.turns
     }
 
@@ -186,15 +188,7 @@ impl Cuda {
     }
 
     /// A kernel that takes `each` of `n` elements a thread.
-    pub(crate) fn launch_over<P: Pod>(
-        &self,
-        file: &'static str,
-        name: &'static str,
-        dtype: Dtype,
-        n: usize,
-        each: usize,
-        parameters: &P,
-    ) {
+    pub(crate) fn launch_over<P: Pod>(&self, file: &'static str, name: &'static str, dtype: Dtype, n: usize, each: usize, parameters: &P) {
         self.launch(file, name, dtype, [n.div_ceil(each * THREADS), 1, 1], THREADS, 0, parameters);
     }
 
@@ -289,8 +283,7 @@ impl Indices {
     pub(crate) fn tiles(&self, cuda: &Cuda, rows: usize) -> (u64, usize) {
         let (buffer, count) = self.0.tiles.get_or_init(|| {
             let lengths = self.host().windows(2).map(|w| w[1] - w[0]).enumerate();
-            let tiles: Vec<[u32; 2]> =
-                lengths.flat_map(|(s, n)| (0..n).step_by(rows).map(move |first| [s as u32, first])).collect();
+            let tiles: Vec<[u32; 2]> = lengths.flat_map(|(s, n)| (0..n).step_by(rows).map(move |first| [s as u32, first])).collect();
             (cuda.upload(bytemuck::cast_slice(&tiles)), tiles.len())
         });
         (buffer.address(), *count)

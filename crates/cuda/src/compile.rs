@@ -82,8 +82,7 @@ pub fn load_libraries() {
 fn versions(folder: &Path, name: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let is_version = |file: &str| file.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    let mut found: Vec<PathBuf> =
-        entries.filter(|e| e.file_name().to_str().is_some_and(is_version)).map(|e| e.path()).collect();
+    let mut found: Vec<PathBuf> = entries.filter(|e| e.file_name().to_str().is_some_and(is_version)).map(|e| e.path()).collect();
     found.sort();
     found
 }

@@ -84,7 +84,7 @@ impl NormOp for Cuda {
             centred: u32::from(op.kind == NormKind::LayerNorm),
             eps: op.eps,
         };
-        self.launch("norm", "norm", x.dtype, [x.rows.div_ceil(warps), 1, 1], 32 * warps, 4 * warps * x.cols, &parameters);
+        self.launch("norm", "norm_forward", x.dtype, [x.rows.div_ceil(warps), 1, 1], 32 * warps, 4 * warps * x.cols, &parameters);
     }
 
     fn norm_backward(

@@ -194,15 +194,7 @@ fn step(op: &Adam, weights: &Buffer, gradients: &Buffer, first: &Buffer, second:
 }
 
 impl OptimizerOp for Cuda {
-    fn adamw(
-        &self,
-        op: &Adam,
-        groups: &[Group],
-        weights: &mut Buffer,
-        gradients: &Buffer,
-        first: &mut Buffer,
-        second: &mut Buffer,
-    ) {
+    fn adamw(&self, op: &Adam, groups: &[Group], weights: &mut Buffer, gradients: &Buffer, first: &mut Buffer, second: &mut Buffer) {
         let pieces = self.pieces_of(groups);
         let parameters = step(op, weights, gradients, first, second, &pieces);
         self.launch("optimizer", "adamw", Dtype::F32, [pieces.count, 1, 1], 256, 0, &parameters);

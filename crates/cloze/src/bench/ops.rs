@@ -119,8 +119,7 @@ impl Bench<'_> {
         let probe = backend.zeros(Dtype::F32, 1);
         let layout = Packed::new(backend, Sequences::from_lengths(std::iter::repeat_n(length, self.shape.sequences)));
         let dropout = |place| {
-            (self.shape.dropout > 0.0)
-                .then(|| Dropout { probability: self.shape.dropout, key: Key::new(1, Stream::Dropout, 0, place) })
+            (self.shape.dropout > 0.0).then(|| Dropout { probability: self.shape.dropout, key: Key::new(1, Stream::Dropout, 0, place) })
         };
         let mut timings = Vec::new();
         let mut add = |op, seconds, flops: usize, bytes: usize| {

@@ -50,9 +50,7 @@ pub(crate) fn with(options: Options) -> Option<Cuda> {
 fn compiler() -> Option<&'static str> {
     static FOUND: OnceLock<Option<String>> = OnceLock::new();
     let runs = |name: &String| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success());
-    FOUND
-        .get_or_init(|| std::env::var("CXX").into_iter().chain(["g++", "clang++"].map(String::from)).find(runs))
-        .as_deref()
+    FOUND.get_or_init(|| std::env::var("CXX").into_iter().chain(["g++", "clang++"].map(String::from)).find(runs)).as_deref()
 }
 
 type Libraries = HashMap<(&'static str, Variant), Library>;
@@ -67,10 +65,11 @@ fn libraries() -> MutexGuard<'static, Libraries> {
 fn compile(file: &'static str, variant: Variant) -> Library {
     let compiler = compiler().expect("asked for before");
     // Rounding as written: no contraction to fused multiply-adds. No C++ headers are needed, and without them it is quick.
-    let mut flags: Vec<String> = "-std=c++17 -O1 -w -fPIC -shared -nostdinc++ -ffp-contract=off -fno-stack-protector -U_FORTIFY_SOURCE -DCLOZE_EMULATED"
-        .split(' ')
-        .map(String::from)
-        .collect();
+    let mut flags: Vec<String> =
+        "-std=c++17 -O1 -w -fPIC -shared -nostdinc++ -ffp-contract=off -fno-stack-protector -U_FORTIFY_SOURCE -DCLOZE_EMULATED"
+            .split(' ')
+            .map(String::from)
+            .collect();
     flags.extend(definitions(variant));
     let mut hash = Sha256::new();
     for text in KERNELS.iter().chain(HEADERS).map(|(_, text)| *text).chain([EMULATE, compiler]).chain(flags.iter().map(String::as_str)) {
