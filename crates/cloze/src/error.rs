@@ -27,6 +27,9 @@ pub enum Error {
         /// What was asked for.
         found: String,
     },
+    /// Heads that cannot be switched off.
+    #[error(transparent)]
+    Ablation(#[from] crate::attention::AblationError),
     /// An index that cannot be searched.
     #[error(transparent)]
     Search(#[from] crate::search::SearchError),

@@ -15,7 +15,7 @@ use cloze_text::{Encoding, Tokenizer};
 use cloze_train::run::Precision;
 use serde_json::Value;
 
-use crate::attention::Attention;
+use crate::attention::{Attention, HeadPlace};
 use crate::{Device, Error};
 
 /// A loaded model with its tokenizer on a device.
@@ -31,9 +31,10 @@ pub struct Pipeline<'d> {
 
 /// What a device does for a pipeline.
 trait Engine: Send + Sync {
-    fn run(&self, model: &Model, context: &Context, sequences: &[&Sequence]) -> Result<Vec<Output>, TaskError>;
+    /// `off`: attention heads (layer, head) whose output is taken as zero.
+    fn run(&self, model: &Model, context: &Context, sequences: &[&Sequence], off: &[(usize, usize)]) -> Result<Vec<Output>, TaskError>;
     fn states(&self, model: &Model, encoding: &Encoding) -> States;
-    fn watch(&self, model: &Model, encoding: &Encoding) -> Vec<crate::attention::Layer>;
+    fn watch(&self, model: &Model, encoding: &Encoding, off: &[(usize, usize)]) -> Vec<crate::attention::Layer>;
 }
 
 /// What a model computes for one text, for comparison with other implementations.
@@ -55,11 +56,11 @@ struct Loaded<'b, B: Backend> {
 }
 
 impl<B: Backend> Engine for Loaded<'_, B> {
-    fn run(&self, model: &Model, context: &Context, sequences: &[&Sequence]) -> Result<Vec<Output>, TaskError> {
+    fn run(&self, model: &Model, context: &Context, sequences: &[&Sequence], off: &[(usize, usize)]) -> Result<Vec<Output>, TaskError> {
         let Self { backend, weights, dtype, batch_tokens } = self;
         let pooling = context.settings.pooling;
-        let mut outputs =
-            Packed { backend: *backend, model, weights, dtype: *dtype, batch_tokens: *batch_tokens, pooling }.run(sequences)?;
+        let packed = Packed { backend: *backend, model, weights, dtype: *dtype, batch_tokens: *batch_tokens, pooling, off };
+        let mut outputs = packed.run(sequences)?;
         for (output, sequence) in outputs.iter_mut().zip(sequences) {
             if let (Want::Embedding, Output::Rows { width, values }) = (&sequence.want, output) {
                 for dense in &context.settings.dense {
@@ -71,8 +72,8 @@ impl<B: Backend> Engine for Loaded<'_, B> {
         Ok(outputs)
     }
 
-    fn watch(&self, model: &Model, encoding: &Encoding) -> Vec<crate::attention::Layer> {
-        crate::attention::watch(self.backend, model, &self.weights, self.dtype, encoding)
+    fn watch(&self, model: &Model, encoding: &Encoding, off: &[(usize, usize)]) -> Vec<crate::attention::Layer> {
+        crate::attention::watch(self.backend, model, &self.weights, self.dtype, encoding, off)
     }
 
     fn states(&self, model: &Model, encoding: &Encoding) -> States {
@@ -273,8 +274,18 @@ impl<'d> Pipeline<'d> {
 
     /// What every attention got for a text or a pair; its probabilities follow from it.
     pub fn attention(&self, encoding: &Encoding) -> Attention {
+        self.attention_without(encoding, &[])
+    }
+
+    /// The same with some heads switched off: the layers above them see another input.
+    pub fn attention_without(&self, encoding: &Encoding, off: &[HeadPlace]) -> Attention {
         let tokens = encoding.ids.iter().map(|&id| self.context.tokenizer.id_to_token(id).unwrap_or_default()).collect();
-        Attention::new(tokens, self.engine.watch(&self.model, encoding))
+        Attention::new(tokens, self.engine.watch(&self.model, encoding, &places(off)))
+    }
+
+    /// Run sequences with some heads switched off.
+    pub(crate) fn run_without(&self, sequences: &[&Sequence], off: &[HeadPlace]) -> Result<Vec<Output>, TaskError> {
+        self.engine.run(&self.model, &self.context, sequences, &places(off))
     }
 
     /// Everything that the model computes for one text.
@@ -292,6 +303,10 @@ impl<'d> Pipeline<'d> {
 
 impl Runner for Pipeline<'_> {
     fn run(&self, sequences: &[&Sequence]) -> Result<Vec<Output>, TaskError> {
-        self.engine.run(&self.model, &self.context, sequences)
+        self.engine.run(&self.model, &self.context, sequences, &[])
     }
+}
+
+fn places(heads: &[HeadPlace]) -> Vec<(usize, usize)> {
+    heads.iter().map(|h| (h.layer, h.head)).collect()
 }

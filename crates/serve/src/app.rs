@@ -36,6 +36,8 @@ pub struct App {
     pub(crate) tokenizing: Tokenizing,
     /// Requests under way.
     pub(crate) permits: Arc<Semaphore>,
+    /// Who may compute beside the batches to look inside a model.
+    pub(crate) inspecting: Arc<Semaphore>,
     /// Bytes of bodies in memory.
     pub(crate) body_memory: Arc<Semaphore>,
     keys: Keys,
@@ -79,6 +81,7 @@ impl App {
         Ok(Arc::new(Self {
             tokenizing: Tokenizing::start(settings.tokenization_workers)?,
             permits: Arc::new(Semaphore::new(settings.max_concurrent_requests.min(most))),
+            inspecting: Arc::new(Semaphore::new(1)),
             body_memory: Arc::new(Semaphore::new(settings.body_memory.max(settings.payload_limit).min(most))),
             keys: Keys::new(&settings.api_keys),
             draining: AtomicBool::new(false),

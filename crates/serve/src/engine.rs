@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use cloze::attention::Attention;
-use cloze::task::{Context, Output, Runner, Sequence, Task};
+use cloze::attention::{Ablation, Attention, HeadPlace};
+use cloze::task::{Context, Options, Output, Runner, Sequence, Task};
 use cloze::tensor::Dtype;
 use cloze::text::Encoding;
 use cloze::train::run::Precision;
 use cloze::{Device, Pipeline};
+use serde_json::Value;
 
 /// What a model is, for /info and for routes that ask whether they can be served.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,9 +52,28 @@ pub trait Engine: Send + Sync {
     /// What went wrong, in words.
     fn run(&self, sequences: &[&Sequence]) -> Result<Vec<Output>, String>;
 
-    /// A look into every attention for a text or a pair; `None` for engines that do not show it.
-    fn attention(&self, encoding: &Encoding) -> Option<Attention> {
-        let _ = encoding;
+    /// A look into every attention for a text or a pair, with some heads switched off; `None` for engines that do not show it.
+    fn attention(&self, encoding: &Encoding, off: &[HeadPlace]) -> Option<Attention> {
+        let _ = (encoding, off);
+        None
+    }
+
+    /// What the model answers with all heads, without `off`, and, with `each`, without each head alone; `None` for engines that cannot
+    /// switch heads off.
+    fn ablation(
+        &self,
+        task: &dyn Task,
+        input: &Value,
+        off: &[HeadPlace],
+        each: bool,
+    ) -> Option<Result<Ablation, cloze::Error>> {
+        let _ = (task, input, off, each);
+        None
+    }
+
+    /// The task that [`Engine::ablation`] looks at where none is named.
+    fn ablation_task(&self, text: &str) -> Option<&'static dyn Task> {
+        let _ = text;
         None
     }
 }
@@ -111,7 +131,21 @@ impl Engine for PipelineEngine {
         self.pipeline.run(sequences).map_err(|e| e.to_string())
     }
 
-    fn attention(&self, encoding: &Encoding) -> Option<Attention> {
-        Some(self.pipeline.attention(encoding))
+    fn attention(&self, encoding: &Encoding, off: &[HeadPlace]) -> Option<Attention> {
+        Some(self.pipeline.attention_without(encoding, off))
+    }
+
+    fn ablation(
+        &self,
+        task: &dyn Task,
+        input: &Value,
+        off: &[HeadPlace],
+        each: bool,
+    ) -> Option<Result<Ablation, cloze::Error>> {
+        Some(self.pipeline.ablation(task, input, &Options::default(), off, each))
+    }
+
+    fn ablation_task(&self, text: &str) -> Option<&'static dyn Task> {
+        self.pipeline.ablation_task(text)
     }
 }

@@ -88,6 +88,10 @@ pub struct Tape<'a, B: Backend> {
     next_id: usize,
     next_place: u32,
     watched: Option<Vec<(Attention, Var<B>)>>,
+    /// How many attentions have run.
+    attentions: usize,
+    /// Heads whose output counts as zero: which attention, which of its heads.
+    off: Vec<(usize, usize)>,
 }
 
 impl<'a, B: Backend> Tape<'a, B> {
@@ -95,7 +99,18 @@ impl<'a, B: Backend> Tape<'a, B> {
     pub fn inference(backend: &'a B, weights: &'a Weights<B>, dtype: Dtype) -> Self {
         let setting = Setting { backend, weights, dtype, draws: None };
         let (steps, roots) = (Vec::new(), HashMap::new());
-        Self { setting, recording: false, gradients: None, steps, roots, next_id: 0, next_place: 0, watched: None }
+        Self {
+            setting,
+            recording: false,
+            gradients: None,
+            steps,
+            roots,
+            next_id: 0,
+            next_place: 0,
+            watched: None,
+            attentions: 0,
+            off: Vec::new(),
+        }
     }
 
     /// A tape for training: parameter gradients are added to `gradients` (f32, the layout of the weights).
@@ -139,11 +154,21 @@ impl<'a, B: Backend> Tape<'a, B> {
         self.watched.take().unwrap_or_default()
     }
 
-    /// An attention runs.
-    pub(crate) fn see_attention(&mut self, op: Attention, qkv: &Var<B>) {
+    /// Take the output of these heads as zero: what the model says without them (Michel et al. 2019). Each is which attention, in the
+    /// order they run, and which of its heads. For inference: a head that is off has no gradient to speak of.
+    pub fn switch_off(&mut self, heads: &[(usize, usize)]) {
+        assert!(!self.recording, "heads are switched off on tapes for inference");
+        self.off = heads.to_vec();
+    }
+
+    /// An attention runs; the heads of it that are off.
+    pub(crate) fn see_attention(&mut self, op: Attention, qkv: &Var<B>) -> Vec<usize> {
         if let Some(watched) = &mut self.watched {
             watched.push((op, qkv.clone()));
         }
+        let place = self.attentions;
+        self.attentions += 1;
+        self.off.iter().filter(|(attention, head)| *attention == place && *head < op.heads).map(|(_, head)| *head).collect()
     }
 
     /// Whether backward will run.
@@ -232,6 +257,8 @@ impl<'a, B: Backend> Tape<'a, B> {
                 next_id: 1,
                 next_place: place,
                 watched: None,
+                attentions: 0,
+                off: Vec::new(),
             };
             let inner_x = Var { id: 0, tensor: Rc::clone(&x.tensor) };
             let inner_y = segment(&mut inner, &inner_x);

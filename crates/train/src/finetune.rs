@@ -19,6 +19,7 @@ use crate::budget::Budget;
 use crate::data_report::DataReport;
 use crate::error::TrainError;
 use crate::fit::{self, Every, Outcome, Plan};
+use crate::label_errors::{self, History, Suspect};
 use crate::observer::{Control, Event, Observers, Reason};
 use crate::optimizer::OptimizerConfig;
 use crate::pretrain::{Device, save_model};
@@ -118,6 +119,9 @@ pub struct FinetuneRun {
     /// Stop when this many evaluations in a row brought nothing better; 0: never.
     #[serde(default)]
     pub patience: usize,
+    /// Look for training rows whose label the model does not come to believe, and list them in `label-errors.tsv` of the run's folder.
+    #[serde(default = "default_label_errors")]
+    pub label_errors: bool,
     /// The update.
     #[serde(default = "default_optimizer")]
     pub optimizer: OptimizerConfig,
@@ -140,6 +144,9 @@ fn default_max_length() -> usize {
 }
 fn default_evaluate() -> Every {
     Every::Amount(Budget::Epochs(1.0))
+}
+fn default_label_errors() -> bool {
+    true
 }
 fn default_scale() -> f32 {
     20.0
@@ -182,6 +189,7 @@ impl FinetuneRun {
             evaluate: default_evaluate(),
             metric: None,
             patience: 0,
+            label_errors: default_label_errors(),
             optimizer: default_optimizer(),
             schedule: Schedule::default(),
         }
@@ -270,6 +278,8 @@ pub struct Finetuned {
     pub data: DataReport,
     /// What of the model was new.
     pub loaded: LoadReport,
+    /// Training rows that are likely labelled wrong, the likeliest first.
+    pub suspects: Vec<Suspect>,
 }
 
 /// The run with the default length cut to what the model can take; a length that was chosen stays, to be refused.
@@ -342,7 +352,7 @@ pub fn finetune<B: Backend>(
         settings,
     });
     let labels = context.labels.clone();
-    let examples: Vec<Example> = examples(task, &context, &train)?;
+    let (examples, row_of) = examples(task, &context, &train)?;
     let data = DataReport::new(task, learning, &train, &dev, &examples);
     for line in data.lines() {
         observers.event(&Event::note(0, line));
@@ -371,6 +381,7 @@ pub fn finetune<B: Backend>(
         micro_batch_tokens: run.micro_batch_tokens,
         cursor: 0,
         units: 0.0,
+        history: run.label_errors.then(|| History::new(row_of, train.len(), context.problem == Problem::Regression)),
     };
     let mut trainer = Trainer::new(backend, model, &values, run.optimizer.clone(), device.dtype, run.seed, false);
     drop(values);
@@ -393,25 +404,37 @@ pub fn finetune<B: Backend>(
     let weights = trainer.model().frozen(backend, &outcome.values, device.dtype);
     let figures = course.figures(backend, trainer.model(), &weights, device.dtype)?;
     let folder = run.out.join("model");
+    let mut suspects = Vec::new();
     if outcome.reason != Reason::Stopped {
+        suspects = course.history.as_ref().map(History::suspects).unwrap_or_default();
+        let doubtful: Vec<&Row> = suspects.iter().map(|s| &train[s.row]).collect();
+        let said = course.answers(backend, trainer.model(), &weights, device.dtype, &doubtful)?;
+        let path = run.out.join(label_errors::FILE);
+        if course.history.is_some() {
+            label_errors::write(&path, task, &train, &suspects, &said)?;
+        }
+        if let Some(line) = label_errors::line(task, &train, &suspects, &said, &path) {
+            observers.event(&Event::note(outcome.spent.steps, line));
+        }
         let card = card(run, task, trainer.model(), &outcome, &data);
         save_model(&folder, trainer.model(), &outcome.values, &context.tokenizer, &card, Some(&context.settings))?;
     }
     observers.event(&fit::finished(&outcome, (outcome.reason != Reason::Stopped).then_some(folder)));
-    Ok(Finetuned { outcome, labels, figures, goal: course.goal, data, loaded: report })
+    Ok(Finetuned { outcome, labels, figures, goal: course.goal, data, loaded: report, suspects })
 }
 
-/// The examples of all rows; at least one.
-fn examples(task: &dyn Task, context: &Context, rows: &[Row]) -> Result<Vec<Example>, TrainError> {
-    let mut examples = Vec::with_capacity(rows.len());
-    for row in rows {
+/// The examples of all rows, at least one; and the row of each.
+fn examples(task: &dyn Task, context: &Context, rows: &[Row]) -> Result<(Vec<Example>, Vec<u32>), TrainError> {
+    let (mut examples, mut row_of) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+    for (at, row) in rows.iter().enumerate() {
         examples.extend(task.learning().map_or(Ok(Vec::new()), |l| l.examples(context, row))?);
+        row_of.resize(examples.len(), at as u32);
     }
     if examples.is_empty() {
         let path = rows.first().map(|r| r.path.to_path_buf()).unwrap_or_default();
         return Err(TaskError::TooLittle { path, problem: "no row has anything to learn".into() }.into());
     }
-    Ok(examples)
+    Ok((examples, row_of))
 }
 
 fn card(run: &FinetuneRun, task: &dyn Task, model: &Model, outcome: &Outcome, data: &DataReport) -> Card {

@@ -10,6 +10,7 @@ pub mod figures;
 pub mod files;
 pub mod finetune;
 pub mod fit;
+pub mod label_errors;
 pub mod log;
 pub mod memory;
 pub mod observer;

@@ -12,9 +12,11 @@ use cloze_task::{Context, Options, Row, Sequence, Task, Want, answers};
 use cloze_tensor::random::{Key, Permutation, Stream};
 use cloze_tensor::{Backend, Dtype, Tape, Tensor, Weights};
 use cloze_text::Batch;
+use serde_json::Value;
 
 use crate::course::{Course, Losses, Pass, Sum, Sums};
 use crate::error::TrainError;
+use crate::label_errors::History;
 
 /// Shuffled examples, their loss, and figures on dev rows.
 pub struct Supervised {
@@ -31,19 +33,35 @@ pub struct Supervised {
     pub(crate) cursor: u64,
     /// Units of the step at hand: each loss is the mean over the step, however it is cut up.
     pub(crate) units: f64,
+    /// What is seen of every row, where label errors are looked for.
+    pub(crate) history: Option<History>,
 }
 
 impl Supervised {
     /// Figures on the dev rows.
     pub fn figures<B: Backend>(&self, backend: &B, model: &Model, weights: &Weights<B>, dtype: Dtype) -> Result<Figures, TrainError> {
+        let dev: Vec<&Row> = self.dev.iter().collect();
+        let found = self.answers(backend, model, weights, dtype, &dev)?;
+        Ok(self.task.figures(&self.context, &self.dev, &found)?)
+    }
+
+    /// What the model answers to rows.
+    pub(crate) fn answers<B: Backend>(
+        &self,
+        backend: &B,
+        model: &Model,
+        weights: &Weights<B>,
+        dtype: Dtype,
+        rows: &[&Row],
+    ) -> Result<Vec<Value>, TrainError> {
         let pooling = self.context.settings.pooling;
-        let runner = Packed { backend, model, weights, dtype, batch_tokens: self.micro_batch_tokens, pooling };
-        let mut found = Vec::with_capacity(self.dev.len());
-        for chunk in self.dev.chunks(512) {
+        let runner = Packed { backend, model, weights, dtype, batch_tokens: self.micro_batch_tokens, pooling, off: &[] };
+        let mut found = Vec::with_capacity(rows.len());
+        for chunk in rows.chunks(512) {
             let jobs = chunk.iter().map(|r| self.task.encode(&self.context, &r.value, &self.options)).collect::<Result<_, _>>()?;
             found.extend(answers(&runner, jobs)?);
         }
-        Ok(self.task.figures(&self.context, &self.dev, &found)?)
+        Ok(found)
     }
 }
 
@@ -80,6 +98,11 @@ impl Losses for Supervised {
         let values = rows.to_host(backend);
         let mut found = loss(&self.loss, &examples, &values, rows.cols());
         if tape.is_recording() {
+            if let Some(history) = &self.history {
+                for ((_, range), (target, rows_of)) in groups.iter().zip(&examples) {
+                    history.see(batch.sequence_labels[range.start] as usize, target, rows_of, &values, rows.cols());
+                }
+            }
             let scale = (1.0 / self.units.max(f64::MIN_POSITIVE)) as f32;
             found.gradient.iter_mut().for_each(|g| *g *= scale);
             let gradient = Tensor::from_host(backend, rows.dtype(), rows.rows(), rows.cols(), &found.gradient);

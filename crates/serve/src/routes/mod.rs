@@ -150,6 +150,14 @@ pub(crate) fn all(app: &App) -> Vec<Route> {
             r#"{"inputs": "The cat sat on the mat", "layer": 0, "head": 0}"#,
             || post(inspection::attention),
         ),
+        Route::post(
+            "/ablation",
+            INSIDE,
+            "What the answer loses without some heads, or without each",
+            ["AblationRequest", "AblationResponse"],
+            r#"{"inputs": "The cat sat on the mat", "ablate": [[0, 0]], "each": false}"#,
+            || post(inspection::ablation),
+        ),
         Route::get("/v1/models", OPENAI, "The models of this server", || get(openai::models)).answers("ModelList"),
         Route::get("/info", OPERATION, "The model and the limits", || get(operation::info)).answers("Info"),
         Route::get("/health", OPERATION, "Whether requests are welcome", || get(operation::ready)),
@@ -183,7 +191,7 @@ pub(crate) fn all(app: &App) -> Vec<Route> {
 
 /// The routes that a model can answer, for /info and the page.
 pub(crate) fn served_by(served: &Served) -> Vec<String> {
-    let mut routes = vec!["/embed", "/embed_all", "/similarity", "/tokenize", "/decode", "/v1/embeddings", "/attention"];
+    let mut routes = vec!["/embed", "/embed_all", "/similarity", "/tokenize", "/decode", "/v1/embeddings", "/attention", "/ablation"];
     if served.engine.card().classifies {
         routes.push("/predict");
         if served.engine.context().labels.len() == 1 {
