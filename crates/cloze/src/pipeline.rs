@@ -216,10 +216,17 @@ impl<'d> Pipeline<'d> {
     }
 
     /// Answers for inputs, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Input`] says which input the task cannot take.
     pub fn answer(&self, task: &dyn Task, inputs: &[Value], options: &Options) -> Result<Vec<Value>, Error> {
         let mut found = Vec::with_capacity(inputs.len());
         for chunk in inputs.chunks(CHUNK) {
-            let jobs = chunk.iter().map(|input| task.encode(&self.context, input, options)).collect::<Result<_, _>>()?;
+            let encode = |(at, input): (usize, &Value)| {
+                let fault = |source| Error::Input { place: found.len() + at, source };
+                task.encode(&self.context, input, options).map_err(fault)
+            };
+            let jobs = chunk.iter().enumerate().map(encode).collect::<Result<_, _>>()?;
             found.extend(answers(self, jobs)?);
         }
         Ok(found)
@@ -249,7 +256,11 @@ impl<'d> Pipeline<'d> {
         let mut found = Vec::with_capacity(rows.len());
         for chunk in rows.chunks(CHUNK) {
             let inputs: Vec<Value> = chunk.iter().map(|r| r.value.clone()).collect();
-            for (row, answer) in chunk.iter().zip(self.answer(task, &inputs, options)?) {
+            let answers = self.answer(task, &inputs, options).map_err(|error| match error {
+                Error::Input { place, source } => Error::Row { path: chunk[place].path.to_path_buf(), line: chunk[place].line, source },
+                other => other,
+            });
+            for (row, answer) in chunk.iter().zip(answers?) {
                 found.push(answer);
                 seen(found.len(), row, &found[found.len() - 1])?;
             }

@@ -138,8 +138,9 @@ pub(crate) async fn ablation(State(app): State<Arc<App>>, request: Parsed<Ablati
     }
     let tries = if value.each { served_heads(&work.served).iter().product::<usize>() } else { 0 } + 2;
     // One at a time: it computes beside the batches of everybody else.
-    let turn = app.inspecting.clone().try_acquire_owned();
-    let turn = turn.map_err(|_| ApiError::Overloaded { full: "another look inside is under way" })?;
+    let turn = tokio::time::timeout(app.settings.request_timeout, Arc::clone(&app.inspecting).acquire_owned()).await;
+    let busy = ApiError::Overloaded { full: "other looks inside take their time" };
+    let Ok(Ok(turn)) = turn else { return Err(busy) };
     let look = move || {
         let _turn = turn;
         let tokens = tokens(task, engine.context(), &input)?;

@@ -4,4 +4,6 @@ mod dialects;
 mod operation;
 mod reliability;
 mod tasks;
+#[cfg(feature = "otlp")]
+mod traces;
 mod world;
