@@ -130,14 +130,19 @@ impl<'d> Pipeline<'d> {
         // Some folders of sentence-transformers hold the encoder one level deeper.
         let encoder = SentenceModel::read(folder)?.map_or_else(|| folder.clone(), |s| s.encoder);
         let opened = cloze_model::open(&encoder, None, 0)?;
-        let tokenizer = Tokenizer::load(&encoder)?;
         let settings = Settings::read(folder)?;
         let longest = opened.model.blueprint.position.longest();
         let max_length = max_length.map_or(settings.max_length.unwrap_or(512).clamp(3, longest), |m| m.clamp(3, longest));
         let Device::Cpu(cpu) = device;
         let dtype = device.activations(form.activations);
         let operands = |spec: &Spec| if opened.is_bytes(spec) { Operands::Int8 } else { (form.operands)(spec) };
-        let weights = opened.model.freeze(&**cpu, operands, |spec| opened.read(spec))?;
+        // The vocabulary is read while the weights are.
+        let (weights, tokenizer) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| Tokenizer::load(&encoder));
+            let weights = opened.model.freeze(&**cpu, operands, |spec, take| opened.lend(spec, take));
+            (weights, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let (weights, tokenizer) = (weights?, tokenizer?);
         let engine = Loaded { backend: &**cpu, weights, dtype, batch_tokens: BATCH_TOKENS.max(max_length) };
         let heads = &opened.model.heads;
         let context = Context { tokenizer, labels: heads.labels.clone(), problem: heads.problem, max_length, settings };
