@@ -5,7 +5,6 @@
 //! 3.1) is low where the rows around a row pull the model away from its label, even when that label is learnt by heart in the end.
 
 use std::cell::RefCell;
-use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 
