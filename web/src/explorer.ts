@@ -266,7 +266,7 @@ function neuronView(look: Look, steps: Steps, redraw: () => void) {
   table.append(body)
 
   // one product, term by term
-  const line = (name: string, values: number[], total?: string) => make('tr', {}, make('th', { scope: 'row' }, name), ...values.map((v) => make('td', {}, signed(v))), make('td', {}, make('strong', {}, total ?? '')))
+  const line = (name: string, values: number[], total?: string) => make('tr', {}, make('th', { scope: 'row' }, name), ...values.map((v) => make('td', {}, signed(v))), make('td', {}, total !== undefined && make('strong', {}, total)))
   const parts = terms[j] ?? []
   const product = parts.reduce((a, b) => a + b, 0)
   const termTable = make('table', {}, line('q', q), line('k', k), line('q ⊙ k', parts, `Σ = ${signed(product)}`))
@@ -344,8 +344,9 @@ function each(effects: Effects, redraw: () => void) {
       }
       const share = Math.round((55 * Math.abs(worse)) / most)
       const style = `background: color-mix(in srgb, var(${worse < 0 ? '--bar-two' : '--bar'}) ${share}%, transparent)`
-      const label = `${say('layer')} ${l}, ${say('head')} ${h}: ${worse < 0 ? '−' : '+'}${Math.abs(worse).toFixed(4)}`
-      return make('td', { style }, make('button', { type: 'button', id: `effect-${l}-${h}`, 'aria-label': label, 'aria-pressed': l === chosen.layer && h === chosen.head, click: choose }, `${worse < 0 ? '−' : '+'}${Math.abs(worse).toFixed(3)}`))
+      const text = `${worse < 0 ? '−' : '+'}${Math.abs(worse).toFixed(3)}`
+      const label = `${say('layer')} ${l}, ${say('head')} ${h}: ${text}`
+      return make('td', { style }, make('button', { type: 'button', id: `effect-${l}-${h}`, 'aria-label': label, 'aria-pressed': l === chosen.layer && h === chosen.head, click: choose }, text))
     })
     body.append(make('tr', {}, make('th', { scope: 'row' }, String(l)), ...cells))
   })

@@ -143,7 +143,11 @@ fn defaulted(program: Command, name: &'static str, key: &str, values: &[String])
     let id = id(&program, name, key);
     // The command line keeps its defaults for the life of the program.
     let values: Vec<&'static str> = values.iter().map(|value| &*Box::leak(value.clone().into_boxed_str())).collect();
-    let change = move |arg: Arg| arg.default_values(values.clone()).hide_default_value(true);
+    // A key or a path of the file is not shown as if it were the program's own default; a flag has no value to hide.
+    let change = move |arg: Arg| {
+        let flag = matches!(arg.get_action(), ArgAction::SetTrue);
+        arg.default_values(values.clone()).hide_default_value(!flag)
+    };
     if GLOBAL.contains(&key) { program.mut_arg(id, change) } else { program.mut_subcommand(name, |command| command.mut_arg(id, change)) }
 }
 
@@ -163,7 +167,7 @@ mod tests {
     #[test]
     fn the_file_stands_below_flags_and_above_defaults() {
         let text = "model = [\"en=a\", \"zh=b\"]\nport = 4000\nmax_batch_tokens = 2_048\nno_playground = true\nauto_truncate = false\nthreads = 3\n";
-        let matches = of(text).unwrap().try_get_matches_from(["cloze", "serve", "--port", "5000"]).unwrap();
+        let matches = of(text).unwrap().try_get_matches_from(["cloze", "serve", "--config", "serve.toml", "--port", "5000"]).unwrap();
         let (_, serve) = matches.subcommand().unwrap();
         let models: Vec<&String> = serve.get_many("models").unwrap().collect();
         assert_eq!(models, ["en=a", "zh=b"]);

@@ -200,6 +200,8 @@ pub(crate) fn served_by(served: &Served) -> Vec<String> {
     }
     // A task whose path is one of text-embeddings-inference's is served by that one, and stands above if the model answers it.
     let other = |task: &&&dyn Task| !["embed", "rerank", "similarity"].contains(&task.route());
-    let tasks = TASKS.iter().filter(other).filter(|task| served.engine.serves(**task)).map(|task| format!("/{}", task.route()));
+    let context = served.engine.context();
+    let can = |task: &&&dyn Task| served.engine.serves(**task) && task.suits(context);
+    let tasks = TASKS.iter().filter(other).filter(can).map(|task| format!("/{}", task.route()));
     routes.into_iter().map(str::to_owned).chain(tasks).collect()
 }
