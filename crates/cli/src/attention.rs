@@ -99,10 +99,19 @@ fn write_page(args: &Args, options: &Options, pipeline: &Pipeline, texts: &[Stri
     }
     let shown: Vec<Shown> =
         texts.iter().zip(&seen).map(|(text, (attention, ablation))| Shown { text, attention, ablation: Some(ablation) }).collect();
-    let name = args.model.file_name().map_or_else(|| args.model.display().to_string(), |n| n.to_string_lossy().into_owned());
-    std::fs::write(path, page(&name, &shown)).with_context(|| format!("{}: cannot write", path.display()))?;
+    std::fs::write(path, page(&name(&args.model), &shown)).with_context(|| format!("{}: cannot write", path.display()))?;
     options.say(format!("{}: open it in a browser", path.display()));
     Ok(0)
+}
+
+/// What a model is called: its folder's name, with that of the run where every run has a folder of that name.
+fn name(model: &std::path::Path) -> String {
+    let parts: Vec<_> = model.iter().map(|p| p.to_string_lossy()).collect();
+    match &parts[..] {
+        [.., run, last] if last == "model" => format!("{run}/{last}"),
+        [.., last] => last.to_string(),
+        [] => String::new(),
+    }
 }
 
 /// What the model answers to a text with and without heads. A text that is a JSON object holds the values of the task.
