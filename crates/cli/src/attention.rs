@@ -166,8 +166,7 @@ fn ablation(args: &Args, options: &Options, pipeline: &Pipeline, text: &str, off
 
 /// The harm of each head's absence; what harms most is brightest.
 fn effects(found: &Ablation) -> anyhow::Result<()> {
-    let harms: Vec<Vec<f64>> =
-        found.each.iter().map(|row| row.iter().map(|v| found.measure.harm(found.whole, *v)).collect()).collect();
+    let harms: Vec<Vec<f64>> = found.each.iter().map(|row| row.iter().map(|v| found.measure.harm(found.whole, *v)).collect()).collect();
     let most = harms.iter().flatten().fold(f64::MIN_POSITIVE, |a, b| a.max(b.abs()));
     let heads = harms.first().map_or(0, Vec::len);
     print_line(format!("{:>5} {}", "", (0..heads).map(|h| format!("{h:>8}")).collect::<String>()))?;

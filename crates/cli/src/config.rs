@@ -105,7 +105,9 @@ fn values(value: &DeValue) -> Option<Vec<String>> {
 }
 
 fn is_flag(program: &Command, name: &str, key: &str) -> bool {
-    let of = |command: &Command| command.get_arguments().find(|a| a.get_id() == key).is_some_and(|a| matches!(a.get_action(), ArgAction::SetTrue));
+    let of = |command: &Command| {
+        command.get_arguments().find(|a| a.get_id() == key).is_some_and(|a| matches!(a.get_action(), ArgAction::SetTrue))
+    };
     program.find_subcommand(name).is_some_and(of) || of(program)
 }
 

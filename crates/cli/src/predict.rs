@@ -120,7 +120,8 @@ impl Answering<'_> {
             if number <= skip {
                 continue;
             }
-            let text = std::str::from_utf8(&line).with_context(|| format!("{} {number}: not UTF-8", self.source))?.trim_end_matches(['\r', '\n']);
+            let text =
+                std::str::from_utf8(&line).with_context(|| format!("{} {number}: not UTF-8", self.source))?.trim_end_matches(['\r', '\n']);
             chunk.push(self.input(text));
             numbers.push(number);
             if chunk.len() == CHUNK || !from.buffer().contains(&b'\n') {
@@ -152,7 +153,8 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
         }
     };
     let json = options.json || args.out.is_some();
-    let mut answering = Answering { pipeline: &pipeline, task, ask: args.ask.options()?, json, paint: Paint { colour }, out, source: String::new() };
+    let mut answering =
+        Answering { pipeline: &pipeline, task, ask: args.ask.options()?, json, paint: Paint { colour }, out, source: String::new() };
     if done > 0 {
         options.say(format!("{done} answers are there already; going on behind them"));
     }

@@ -92,7 +92,9 @@ impl Drop for Server {
 }
 
 fn head(method: &str, path: &str, length: usize) -> String {
-    format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n")
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    )
 }
 
 fn answer(stream: &mut TcpStream) -> std::io::Result<(u16, String)> {
@@ -233,7 +235,10 @@ fn a_thousand_clients_hang_up() {
     assert_eq!(server.ask("POST", "/embed", &text(3)).unwrap().0, 200);
     let dropped = server.figure("te_request_dropped_sequences");
     let answered = server.figure("te_request_success{method=\"single\"}") - 1.0;
-    println!("hang-ups: of 1000 requests {dropped} were dropped before compute, {answered} were answered; the queue's gauge is {}", server.figure("te_queue_size"));
+    println!(
+        "hang-ups: of 1000 requests {dropped} were dropped before compute, {answered} were answered; the queue's gauge is {}",
+        server.figure("te_queue_size")
+    );
     assert!(dropped >= 990.0, "at least 99 % are never computed");
     assert_eq!(server.figure("te_queue_size"), 0.0);
 }
@@ -404,7 +409,10 @@ fn slow_clients_tiny_chunks_and_deep_json() {
     count("a body of the limit", server.ask("POST", "/embed", &of(limit)));
     count("a byte more", server.ask("POST", "/embed", &of(limit + 1)));
     let statuses = statuses.into_inner().unwrap();
-    println!("hostile clients (0: the refusal was lost with the connection): {statuses:?}; memory {before:.0} MB before, {:.0} MB after", server.memory());
+    println!(
+        "hostile clients (0: the refusal was lost with the connection): {statuses:?}; memory {before:.0} MB before, {:.0} MB after",
+        server.memory()
+    );
     let only = |what: &str, allowed: &[u16]| assert!(statuses[what].keys().all(|s| allowed.contains(s)), "{what}: {:?}", statuses[what]);
     only("slow heads", &[408]);
     only("slow bodies", &[408]);

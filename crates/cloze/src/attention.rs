@@ -48,7 +48,14 @@ pub struct HeadSteps {
 }
 
 /// Run a text alone and keep what its attentions got.
-pub(crate) fn watch<B: Backend>(backend: &B, model: &Model, weights: &Weights<B>, dtype: Dtype, encoding: &Encoding, off: &[(usize, usize)]) -> Vec<Layer> {
+pub(crate) fn watch<B: Backend>(
+    backend: &B,
+    model: &Model,
+    weights: &Weights<B>,
+    dtype: Dtype,
+    encoding: &Encoding,
+    off: &[(usize, usize)],
+) -> Vec<Layer> {
     let input = Input::new(backend, &encoding.ids, &encoding.token_type_ids, Sequences::from_lengths([encoding.len()]));
     let mut tape = Tape::inference(backend, weights, dtype);
     tape.watch_attention();

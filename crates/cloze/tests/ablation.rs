@@ -17,7 +17,10 @@ fn fixture(name: &str) -> PathBuf {
 /// The classifier of the fixtures with the tokenizer that belongs to it.
 fn classifier() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for (from, names) in [("bert-tiny-classifier", &["config.json", "model.safetensors"][..]), ("bert-tiny", &["tokenizer.json", "tokenizer_config.json", "vocab.txt"])] {
+    for (from, names) in [
+        ("bert-tiny-classifier", &["config.json", "model.safetensors"][..]),
+        ("bert-tiny", &["tokenizer.json", "tokenizer_config.json", "vocab.txt"]),
+    ] {
         for name in names {
             std::fs::copy(fixture(from).join(name), folder.path().join(name)).unwrap();
         }

@@ -234,7 +234,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Parsed<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
-        let begin = request.extensions().get::<Arrived>().cloned().ok_or(ApiError::Unhealthy { problem: "a request came in by no door" })?;
+        let begin =
+            request.extensions().get::<Arrived>().cloned().ok_or(ApiError::Unhealthy { problem: "a request came in by no door" })?;
         let address: Address = query(request.uri())?;
         let served = app.models.get(address.model.as_deref())?;
         let bytes = limits::body(app, request.into_body()).await?;

@@ -60,13 +60,7 @@ pub trait Engine: Send + Sync {
 
     /// What the model answers with all heads, without `off`, and, with `each`, without each head alone; `None` for engines that cannot
     /// switch heads off.
-    fn ablation(
-        &self,
-        task: &dyn Task,
-        input: &Value,
-        off: &[HeadPlace],
-        each: bool,
-    ) -> Option<Result<Ablation, cloze::Error>> {
+    fn ablation(&self, task: &dyn Task, input: &Value, off: &[HeadPlace], each: bool) -> Option<Result<Ablation, cloze::Error>> {
         let _ = (task, input, off, each);
         None
     }
@@ -135,13 +129,7 @@ impl Engine for PipelineEngine {
         Some(self.pipeline.attention_without(encoding, off))
     }
 
-    fn ablation(
-        &self,
-        task: &dyn Task,
-        input: &Value,
-        off: &[HeadPlace],
-        each: bool,
-    ) -> Option<Result<Ablation, cloze::Error>> {
+    fn ablation(&self, task: &dyn Task, input: &Value, off: &[HeadPlace], each: bool) -> Option<Result<Ablation, cloze::Error>> {
         Some(self.pipeline.ablation(task, input, &Options::default(), off, each))
     }
 

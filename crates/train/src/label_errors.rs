@@ -48,9 +48,7 @@ fn margin_of(target: &Target, ranges: &[Range<usize>], values: &[f32], width: us
     let square = |found: f64, wanted: f32| -(found - f64::from(wanted)).powi(2);
     let found = match target {
         Target::Class(class) => margin(row(first), *class as usize),
-        Target::Tokens(labels) => {
-            labels.iter().enumerate().map(|(i, &l)| margin(row(first + i), l as usize)).fold(f64::INFINITY, f64::min)
-        }
+        Target::Tokens(labels) => labels.iter().enumerate().map(|(i, &l)| margin(row(first + i), l as usize)).fold(f64::INFINITY, f64::min),
         Target::Classes(wanted) => {
             row(first).zip(wanted).map(|(z, y)| f64::from(z) * if *y > 0.5 { 1.0 } else { -1.0 }).fold(f64::INFINITY, f64::min)
         }

@@ -78,7 +78,10 @@ mod tests {
     #[test]
     fn the_page_is_whole_and_loads_nothing() {
         assert_eq!(PAGE.matches(PLACE).count(), 1);
-        assert!(!PAGE.contains("src=") && !PAGE.contains("http:") || PAGE.matches("http://").count() == PAGE.matches("http://www.w3.org/").count());
+        assert!(
+            !PAGE.contains("src=") && !PAGE.contains("http:")
+                || PAGE.matches("http://").count() == PAGE.matches("http://www.w3.org/").count()
+        );
         assert!(!PAGE.contains("https://") && PAGE.contains("default-src 'none'"));
         let seen = Attention { tokens: vec!["</script>".into()], layers: Vec::new() };
         let page = page("m", &[Shown { text: "</script><b>", attention: &seen, ablation: None }]);

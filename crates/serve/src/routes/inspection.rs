@@ -145,7 +145,9 @@ pub(crate) async fn ablation(State(app): State<Arc<App>>, request: Parsed<Ablati
         let _turn = turn;
         let tokens = tokens(task, engine.context(), &input)?;
         if tokens > LONGEST * LONGEST || tokens * tries > MOST_TOKENS {
-            let problem = format!("{tries} tries of {tokens} tokens are too much for a server; give a shorter text, or use `cloze attention --ablate`");
+            let problem = format!(
+                "{tries} tries of {tokens} tokens are too much for a server; give a shorter text, or use `cloze attention --ablate`"
+            );
             return Err(ApiError::Invalid { field: "inputs", problem });
         }
         Ok(engine.ablation(task, &input, &off, value.each))

@@ -35,7 +35,10 @@ pub struct Record {
 enum Kind {
     Table(Box<Table>),
     Jsonl(Lines),
-    Conll { lines: Lines, names: Vec<String> },
+    Conll {
+        lines: Lines,
+        names: Vec<String>,
+    },
     Text(Lines),
     Read(std::vec::IntoIter<Record>),
     #[cfg(feature = "parquet")]
