@@ -123,7 +123,7 @@ fn seconds() -> Duration {
 #[ignore = "a minute of overload"]
 fn overload_of_twenty_times_the_capacity() {
     let mut server = Server::start(&["--max-concurrent-requests", "16"]);
-    let body = text(120);
+    let body = text(480);
     // What it can do: as many clients as are let in, each waiting for its answer.
     let done = AtomicUsize::new(0);
     let begin = Instant::now();
@@ -141,7 +141,7 @@ fn overload_of_twenty_times_the_capacity() {
     let capacity = done.load(Ordering::SeqCst) as f64 / begin.elapsed().as_secs_f64();
 
     // Twenty times that, whatever the answers: every client sends at its own beat.
-    let clients = 64;
+    let clients = 96;
     let beat = Duration::from_secs_f64(f64::from(clients) / (20.0 * capacity));
     let statuses: Mutex<BTreeMap<u16, usize>> = Mutex::default();
     let (sent, failed, slowest) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Duration::ZERO));
@@ -154,7 +154,7 @@ fn overload_of_twenty_times_the_capacity() {
                 let mut next = begin + beat.mul_f64(f64::from(client) / f64::from(clients));
                 while begin.elapsed() < length {
                     std::thread::sleep(next.saturating_duration_since(Instant::now()));
-                    next = (next + beat).max(Instant::now());
+                    next += beat; // who waited for an answer catches up
                     sent.fetch_add(1, Ordering::SeqCst);
                     let asked = Instant::now();
                     match server.ask("POST", "/embed", body) {
@@ -197,15 +197,17 @@ fn overload_of_twenty_times_the_capacity() {
 #[test]
 #[ignore = "a thousand connections"]
 fn a_thousand_clients_hang_up() {
-    let server = Server::start(&["--max-concurrent-requests", "2000", "--threads", "1"]);
-    // Long requests that keep the compute thread busy, while the others queue up and go.
+    // Batches of one long text each, so that no short one slips in beside it.
+    let server =
+        Server::start(&["--max-concurrent-requests", "2000", "--threads", "1", "--max-batch-tokens", "512", "--batch-target-ms", "0"]);
+    // Long requests that keep the compute thread busy for some seconds, while the others queue up and go.
     let long = {
-        let one = String::from_utf8(text(500)).unwrap();
+        let one = String::from_utf8(text(510)).unwrap();
         let one = one.trim_start_matches("{\"inputs\": ").trim_end_matches('}').to_owned();
         format!("{{\"inputs\": [{}]}}", vec![one; 32].join(", ")).into_bytes()
     };
     std::thread::scope(|scope| {
-        let busy: Vec<_> = (0..6).map(|_| scope.spawn(|| server.ask("POST", "/embed", &long).unwrap().0)).collect();
+        let busy: Vec<_> = (0..16).map(|_| scope.spawn(|| server.ask("POST", "/embed", &long).unwrap().0)).collect();
         while server.figure("te_batch_next_size_count") == 0.0 {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -223,8 +225,9 @@ fn a_thousand_clients_hang_up() {
             assert!(waited.elapsed() < Duration::from_secs(60), "all requests have come");
             std::thread::sleep(Duration::from_millis(2));
         }
-        let gone = Instant::now();
+        let (gone, waiting) = (Instant::now(), server.figure("te_queue_size"));
         drop(clients);
+        println!("{waiting} sequences wait when 1000 clients hang up");
         assert!(busy.into_iter().all(|b| b.join().unwrap() == 200));
         while server.figure("te_queue_size") > 0.0 {
             assert!(gone.elapsed() < Duration::from_secs(120), "the queue is empty again");
