@@ -141,7 +141,7 @@ pub(crate) fn line(task: &dyn Task, rows: &[Row], suspects: &[Suspect], answers:
     let row = rows.get(first.row)?;
     let short = |text: String| if text.chars().count() > 40 { text.chars().take(39).collect::<String>() + "…" } else { text };
     Some(format!(
-        "likely label errors: {} of {} training rows; the likeliest is line {}, {:?}, labelled {}, where the model says {}; all in {}",
+        "labels in doubt: {} of {} training rows; the likeliest error is line {}, {:?}, labelled {}, where the model says {}; all in {}",
         suspects.len(),
         rows.len(),
         row.line,
