@@ -27,10 +27,25 @@ pub struct Source {
 pub(crate) struct Parts {
     /// Its weights.
     pub(crate) adapted: Adapted,
-    /// Its tokenizer: the adapter's own where its folder has one.
-    pub(crate) tokenizer: Tokenizer,
+    /// Its tokenizer, which may be read on another thread than its weights.
+    pub(crate) words: Words,
     /// What its task must know.
     pub(crate) settings: Settings,
+}
+
+/// Where a tokenizer stands: in the adapter's folder where that has one, else beside the encoder.
+pub(crate) struct Words {
+    adapter: Option<PathBuf>,
+    encoder: PathBuf,
+}
+
+impl Words {
+    pub(crate) fn load(&self) -> Result<Tokenizer, TokenizerError> {
+        match self.adapter.as_ref().map(Tokenizer::load) {
+            None | Some(Err(TokenizerError::NoTokenizer { .. })) => Tokenizer::load(&self.encoder),
+            Some(own) => own,
+        }
+    }
 }
 
 impl Source {
@@ -66,19 +81,15 @@ impl Source {
         // Some folders of sentence-transformers hold the encoder one level deeper.
         let encoder = SentenceModel::read(&self.base)?.map_or_else(|| self.base.clone(), |s| s.encoder);
         let Some(folder) = &self.adapter else {
-            let (adapted, tokenizer) = (Adapted::open(&encoder, None, None, 0)?, Tokenizer::load(&encoder)?);
-            return Ok(Parts { adapted, tokenizer, settings: Settings::read(&self.base)? });
+            let adapted = Adapted::open(&encoder, None, None, 0)?;
+            return Ok(Parts { adapted, words: Words { adapter: None, encoder }, settings: Settings::read(&self.base)? });
         };
         let adapted = Adapted::open(&encoder, Some(Adapter::read(folder)?), None, 0)?;
-        let tokenizer = match Tokenizer::load(folder) {
-            Err(TokenizerError::NoTokenizer { .. }) => Tokenizer::load(&encoder)?,
-            own => own?,
-        };
         let mut settings = Settings::read(if folder.join(SETTINGS_FILE).exists() { folder } else { &self.base })?;
         if !folder.join(SETTINGS_FILE).exists() && adapted.model.heads.output != cloze_model::Output::None {
             settings.task = None; // the base's task is not that of the head which came with the adapter
         }
-        Ok(Parts { adapted, tokenizer, settings })
+        Ok(Parts { adapted, words: Words { adapter: Some(folder.clone()), encoder }, settings })
     }
 
     /// Write the folder of one ordinary model: the adapter's products added to the base's matrices, its heads in their place. How many
@@ -98,7 +109,7 @@ impl Source {
             usage: vec!["cloze predict --model . \"a text\"".into()],
             ..Card::default()
         };
-        save_model(out, model, &values, &parts.tokenizer, &card, Some(&parts.settings))?;
+        save_model(out, model, &values, &parts.words.load()?, &card, Some(&parts.settings))?;
         Ok((model.table().specs().len(), model.table().count()))
     }
 }

@@ -95,7 +95,7 @@ impl<'d> Forward<'d> {
     pub fn load(device: &'d Device, folder: &Path, operands: Operands, batch_tokens: usize) -> Result<Self, Error> {
         let Device::Cpu(cpu) = device;
         let opened = cloze_model::open(folder, Some(Heads::default()), 0)?;
-        let weights = opened.model.freeze(&**cpu, |_| operands, |spec| opened.read(spec))?;
+        let weights = opened.model.freeze(&**cpu, |_| operands, |spec, take| opened.lend(spec, take))?;
         let (model, dtype) = (opened.model, device.activations(operands));
         Ok(Self { cpu, model, weights, dtype, batch_tokens })
     }

@@ -143,13 +143,19 @@ impl<'d> Pipeline<'d> {
 
     /// Load a model, an adapter's products added to the matrices that they are about.
     fn of_source(device: &'d Device, source: &Source, form: &Form, max_length: Option<usize>) -> Result<Self, Error> {
-        let Parts { adapted: opened, tokenizer, settings } = source.open()?;
+        let Parts { adapted: opened, words, settings } = source.open()?;
         let longest = opened.model.blueprint.position.longest();
         let max_length = max_length.map_or(settings.max_length.unwrap_or(512).clamp(3, longest), |m| m.clamp(3, longest));
         let Device::Cpu(cpu) = device;
         let dtype = device.activations(form.activations);
         let operands = |spec: &Spec| if opened.is_bytes(spec) { Operands::Int8 } else { (form.operands)(spec) };
-        let weights = opened.model.freeze(&**cpu, operands, |spec| opened.read(spec))?;
+        // The vocabulary is read while the weights are.
+        let (weights, tokenizer) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| words.load());
+            let weights = opened.model.freeze(&**cpu, operands, |spec, take| opened.lend(spec, take));
+            (weights, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let (weights, tokenizer) = (weights?, tokenizer?);
         let engine = Loaded { backend: &**cpu, weights, dtype, batch_tokens: BATCH_TOKENS.max(max_length) };
         let heads = &opened.model.heads;
         let context = Context { tokenizer, labels: heads.labels.clone(), problem: heads.problem, max_length, settings };
@@ -165,7 +171,8 @@ impl<'d> Pipeline<'d> {
         max_length: Option<usize>,
         encoders: &Encoders,
     ) -> Result<Self, Error> {
-        let Parts { adapted, tokenizer, settings } = Source::of(folder)?.open()?;
+        let Parts { adapted, words, settings } = Source::of(folder)?.open()?;
+        let tokenizer = words.load()?;
         let form = Form::whole(if device.dtype(precision) == Dtype::Bf16 { Operands::Bf16 } else { Operands::F32 });
         let beside = adapted.beside()?;
         let longest = beside.model.blueprint.position.longest();
@@ -173,7 +180,7 @@ impl<'d> Pipeline<'d> {
         let Device::Cpu(cpu) = device;
         let operands = |spec: &Spec| if beside.is_bytes(spec) { Operands::Int8 } else { (form.operands)(spec) };
         let (encoder, key) = encoders.of(&**cpu, &beside, operands)?;
-        let weights = beside.model.freeze_own(&**cpu, operands, |spec| beside.read(spec), encoder)?;
+        let weights = beside.model.freeze_own(&**cpu, operands, |spec, take| beside.lend(spec, take), encoder)?;
         let dtype = device.activations(form.activations);
         let engine = Loaded { backend: &**cpu, weights, dtype, batch_tokens: BATCH_TOKENS.max(max_length) };
         let model = beside.model.clone();

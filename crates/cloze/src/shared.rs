@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cloze_model::files::adapter::Beside;
 use cloze_model::params::Spec;
-use cloze_model::{Model, ModelError};
+use cloze_model::ModelError;
 use cloze_tensor::{Backend, Frozen, Operands, Weights};
 use sha2::{Digest, Sha256};
 
@@ -36,14 +36,14 @@ impl Encoders {
         beside: &Beside,
         operands: impl Fn(&Spec) -> Operands,
     ) -> Result<(Arc<Weights<B>>, Key), ModelError> {
-        let key = hash(&beside.model, &operands, |spec| beside.read(spec))?;
+        let key = hash(beside, &operands)?;
         // Held while an encoder is made, so that two that are loaded at once are one.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|_, encoder| encoder.strong_count() > 0);
         if let Some(encoder) = kept.get(&key).and_then(Weak::upgrade).and_then(|e| e.downcast::<Weights<B>>().ok()) {
             return Ok((encoder, key));
         }
-        let encoder = Arc::new(beside.model.freeze_body(backend, operands, |spec| beside.read(spec))?);
+        let encoder = Arc::new(beside.model.freeze_body(backend, operands, |spec, take| beside.lend(spec, take))?);
         let any: Arc<dyn Any + Send + Sync> = encoder.clone();
         kept.insert(key, Arc::downgrade(&any));
         Ok((encoder, key))
@@ -57,27 +57,25 @@ impl std::fmt::Debug for Encoders {
 }
 
 /// The hash of a body: names, shapes, forms and values of its parameters, in their order.
-fn hash(
-    model: &Model,
-    operands: impl Fn(&Spec) -> Operands,
-    read: impl Fn(&Spec) -> Result<Frozen<'static>, ModelError>,
-) -> Result<Key, ModelError> {
+fn hash(beside: &Beside, operands: impl Fn(&Spec) -> Operands) -> Result<Key, ModelError> {
     let mut hash = Sha256::new();
-    let numbers = |hash: &mut Sha256, values: &[f32]| {
-        for values in values.chunks(1 << 14) {
-            hash.update(values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
-        }
-    };
-    for spec in model.body_specs() {
+    for spec in beside.model.body_specs() {
         let form = operands(spec).name();
         hash.update(format!("{}\0{}\0{}\0{form}\0", spec.name, spec.param.rows, spec.param.cols));
-        match read(spec)? {
-            Frozen::F32(values) => numbers(&mut hash, &values),
+        beside.lend(spec, &mut |held| match held {
             Frozen::Int8 { values, scales } => {
                 hash.update(values.iter().map(|v| v.cast_unsigned()).collect::<Vec<u8>>());
-                numbers(&mut hash, &scales);
+                numbers(&mut hash, scales);
             }
-        }
+            // the same values in another type are the same values
+            Frozen::F32(_) | Frozen::Bf16(_) => numbers(&mut hash, &held.values()),
+        })?;
     }
     Ok(hash.finalize().into())
+}
+
+fn numbers(hash: &mut Sha256, values: &[f32]) {
+    for values in values.chunks(1 << 14) {
+        hash.update(values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+    }
 }

@@ -121,6 +121,7 @@ impl Storage for Cpu {
     }
 
     fn write(&self, buffer: &mut Buffer, offset: usize, values: &[f32]) {
+        buffer.about_to_write(offset..offset + values.len());
         by_dtype!(buffer.dtype(), T => {
             let to = &mut buffer.of_mut::<T>()[offset..offset + values.len()];
             self.threads.for_rows(to, 1, TASK, |first, to| {
@@ -156,6 +157,9 @@ impl Storage for Cpu {
         };
         let form = match matrix {
             Frozen::Int8 { values, scales } if precision == Precision::Int8 => self.gemm.pack_quantized(values, scales, param.cols),
+            Frozen::Bf16(values) if precision != Precision::Int8 => {
+                self.gemm.pack(Matrix::bf16(values, param.rows, param.cols).transposed(), precision)
+            }
             _ => self.gemm.pack(Matrix::f32(&matrix.values(), param.rows, param.cols).transposed(), precision),
         };
         weights.packed.insert(param, form);

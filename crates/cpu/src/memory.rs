@@ -6,6 +6,7 @@
 
 use std::alloc::{self, Layout};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -279,6 +280,25 @@ impl Buffer {
     pub fn of_mut<T: Lane>(&mut self) -> &mut [T] {
         // SAFETY: as in `of`, and the buffer is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.start::<T>(), self.len) }
+    }
+
+    /// Elements `range` of f32 zeros that were only reserved are about to be written: a large table (an embedding) in large
+    /// pages, of which the system hands out fewer.
+    pub(crate) fn about_to_write(&mut self, range: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let Some(block) = self.block.as_ref().filter(|b| b.sparse) {
+            let size = self.dtype.size();
+            let (first, last) = (range.start * size, range.end * size);
+            let start = block.start.as_ptr().wrapping_add(first);
+            let skip = start.align_offset(HUGE_PAGE);
+            let pages = (last - first).saturating_sub(skip) / HUGE_PAGE;
+            if pages >= 4 && last <= block.bytes {
+                // SAFETY: the range lies inside the block and starts on a page; the call is a hint that changes no contents.
+                unsafe { libc::madvise(start.wrapping_add(skip).cast(), pages * HUGE_PAGE, libc::MADV_HUGEPAGE) };
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = range;
     }
 
     fn start<T: Lane>(&self) -> *mut T {

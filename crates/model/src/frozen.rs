@@ -17,34 +17,39 @@ impl Model {
             Dtype::F32 => Operands::F32,
             Dtype::Bf16 => Operands::Bf16,
         };
-        let read = |spec: &Spec| Ok::<_, Infallible>(Frozen::F32(Cow::Borrowed(&values[spec.param.range()])));
-        match self.freeze(backend, |_| operands, read) {
+        let lend = |spec: &Spec, take: &mut dyn FnMut(&Frozen)| {
+            take(&Frozen::F32(Cow::Borrowed(&values[spec.param.range()])));
+            Ok::<_, Infallible>(())
+        };
+        match self.freeze(backend, |_| operands, lend) {
             Ok(weights) => weights,
         }
     }
 
-    /// Read the parameters one by one and bring each to the device: matrices of products in the form of their `operands`,
-    /// everything else (tables, vectors, small heads) as it is. What is packed is not kept a second time.
-    pub fn freeze<'v, B: Backend, E>(
+    /// Have the parameters lent one by one and bring each to the device: matrices of products in the form of their
+    /// `operands`, everything else (tables, vectors, small heads) as it is. What is packed is not kept a second time. `lend`
+    /// shows the values of a parameter to the function it is given, once, and may let go of them afterwards.
+    pub fn freeze<B: Backend, E>(
         &self,
         backend: &B,
         operands: impl Fn(&Spec) -> Operands,
-        mut read: impl FnMut(&Spec) -> Result<Frozen<'v>, E>,
+        mut lend: impl FnMut(&Spec, &mut dyn FnMut(&Frozen<'_>)) -> Result<(), E>,
     ) -> Result<Weights<B>, E> {
         let mut weights = Weights::reserved(backend, self.table().flat_len());
         let multiplied: HashSet<Param> =
             self.body().matrices().into_iter().chain(self.masked_lm().into_iter().flat_map(|h| h.matrices())).collect();
         for spec in self.table().specs() {
-            let matrix = read(spec)?;
-            assert_eq!(matrix.len(), spec.param.len(), "{} is [{}, {}]", spec.name, spec.param.rows, spec.param.cols);
-            let packed = multiplied.contains(&spec.param);
-            if packed {
-                backend.freeze(&mut weights, spec.param, &matrix, operands(spec));
-            }
-            // Tied to the prediction head, the embedding table is looked up and multiplied by.
-            if !packed || spec.param == self.body().word_embedding() {
-                weights.set(backend, spec.param.offset, &matrix.values());
-            }
+            lend(spec, &mut |matrix| {
+                assert_eq!(matrix.len(), spec.param.len(), "{} is [{}, {}]", spec.name, spec.param.rows, spec.param.cols);
+                let packed = multiplied.contains(&spec.param);
+                if packed {
+                    backend.freeze(&mut weights, spec.param, matrix, operands(spec));
+                }
+                // Tied to the prediction head, the embedding table is looked up and multiplied by.
+                if !packed || spec.param == self.body().word_embedding() {
+                    weights.set(backend, spec.param.offset, &matrix.values());
+                }
+            })?;
         }
         Ok(weights)
     }

@@ -18,25 +18,26 @@ impl Model {
     /// The weights of the body alone, to be shared; see [`Model::freeze`].
     ///
     /// # Errors
-    /// What `read` says.
-    pub fn freeze_body<'v, B: Backend, E>(
+    /// What `lend` says.
+    pub fn freeze_body<B: Backend, E>(
         &self,
         backend: &B,
         operands: impl Fn(&Spec) -> Operands,
-        mut read: impl FnMut(&Spec) -> Result<Frozen<'v>, E>,
+        mut lend: impl FnMut(&Spec, &mut dyn FnMut(&Frozen<'_>)) -> Result<(), E>,
     ) -> Result<Weights<B>, E> {
         let own = self.table().own_len();
         let mut weights = Weights::reserved(backend, self.table().flat_len() - own);
         let multiplied: HashSet<Param> = self.body().matrices().into_iter().collect();
         for spec in self.body_specs() {
-            let matrix = read(spec)?;
-            assert_eq!(matrix.len(), spec.param.len(), "{} is [{}, {}]", spec.name, spec.param.rows, spec.param.cols);
             let place = Param { offset: spec.param.offset - own, ..spec.param };
-            if multiplied.contains(&spec.param) {
-                backend.freeze(&mut weights, place, &matrix, operands(spec));
-            } else {
-                weights.set(backend, place.offset, &matrix.values());
-            }
+            lend(spec, &mut |matrix| {
+                assert_eq!(matrix.len(), spec.param.len(), "{} is [{}, {}]", spec.name, spec.param.rows, spec.param.cols);
+                if multiplied.contains(&spec.param) {
+                    backend.freeze(&mut weights, place, matrix, operands(spec));
+                } else {
+                    weights.set(backend, place.offset, &matrix.values());
+                }
+            })?;
         }
         Ok(weights)
     }
@@ -45,12 +46,12 @@ impl Model {
     /// multiplies by.
     ///
     /// # Errors
-    /// What `read` says.
-    pub fn freeze_own<'v, B: Backend, E>(
+    /// What `lend` says.
+    pub fn freeze_own<B: Backend, E>(
         &self,
         backend: &B,
         operands: impl Fn(&Spec) -> Operands,
-        mut read: impl FnMut(&Spec) -> Result<Frozen<'v>, E>,
+        mut lend: impl FnMut(&Spec, &mut dyn FnMut(&Frozen<'_>)) -> Result<(), E>,
         body: Arc<Weights<B>>,
     ) -> Result<Weights<B>, E> {
         assert_eq!(self.table().own_len() + body.len(), self.table().flat_len(), "the body of another model");
@@ -61,13 +62,14 @@ impl Model {
             if !own && !packed {
                 continue;
             }
-            let matrix = read(spec)?;
-            assert_eq!(matrix.len(), spec.param.len(), "{} is [{}, {}]", spec.name, spec.param.rows, spec.param.cols);
-            if packed {
-                backend.freeze(&mut weights, spec.param, &matrix, operands(spec));
-            } else {
-                weights.set(backend, spec.param.offset, &matrix.values());
-            }
+            lend(spec, &mut |matrix| {
+                assert_eq!(matrix.len(), spec.param.len(), "{} is [{}, {}]", spec.name, spec.param.rows, spec.param.cols);
+                if packed {
+                    backend.freeze(&mut weights, spec.param, matrix, operands(spec));
+                } else {
+                    weights.set(backend, spec.param.offset, &matrix.values());
+                }
+            })?;
         }
         Ok(weights.with_shared(body))
     }

@@ -10,7 +10,7 @@ use cloze_model::files::safetensors::{OutTensor, OutValues, TensorFiles, write};
 use cloze_model::registry::family;
 use cloze_model::{Input, Model};
 use cloze_tensor::plain::Plain;
-use cloze_tensor::{Backend, Dtype, Frozen, Sequences, Tape, Var, Weights};
+use cloze_tensor::{Backend, Dtype, Sequences, Tape, Var, Weights};
 use golden_support::{close, cpus, fixture};
 use serde_json::{Value, json};
 
@@ -66,15 +66,6 @@ fn logits<B: Backend>(model: &Model, tape: &mut Tape<'_, B>, input: &Input<B>, r
     (model.classifier().unwrap().logits(tape, &pooled), pooled)
 }
 
-/// All values of a model, read one by one.
-fn values(model: &Model, read: impl Fn(&cloze_model::params::Spec) -> Frozen<'static>) -> Vec<f32> {
-    let mut values = vec![0.0; model.table().flat_len()];
-    for spec in model.table().specs() {
-        values[spec.param.range()].copy_from_slice(&read(spec).values());
-    }
-    values
-}
-
 #[test]
 fn logits_are_pefts() {
     for name in FAMILIES {
@@ -86,7 +77,7 @@ fn logits_are_pefts() {
         assert!(adapted.report.new.is_empty() && adapted.model.heads.labels.len() == 3, "{name}: {:?}", adapted.report);
         let beside = adapted.beside().unwrap();
         assert!(!beside.model.updates().is_empty() && adapted.model.updates().is_empty());
-        let all = [(&adapted.model, adapted.values().unwrap()), (&beside.model, values(&beside.model, |s| beside.read(s).unwrap()))];
+        let all = [(&adapted.model, adapted.values().unwrap()), (&beside.model, beside.values().unwrap())];
         for (model, values) in &all {
             for cpu in cpus() {
                 let weights = model.frozen(&cpu, values, Dtype::F32);
@@ -112,7 +103,7 @@ fn gradients<B: Backend>(name: &str, backend: &B, bound: f32, recompute: bool) {
     let adapted = Adapted::open(&base, Some(Adapter::read(&at).unwrap()), None, 0).unwrap();
     let beside = adapted.beside().unwrap();
     let model = &beside.model;
-    let weights = Weights::from_host(backend, &values(model, |s| beside.read(s).unwrap()));
+    let weights = Weights::from_host(backend, &beside.values().unwrap());
     // Frozen parameters stand behind the end: no room for their gradients is needed.
     let own = model.table().own_len();
     let mut gradients = backend.zeros(Dtype::F32, own);
@@ -156,7 +147,7 @@ fn a_written_adapter_is_read_bit_for_bit() {
         let base = base(name, folder.path());
         let adapted = Adapted::open(&base, Some(Adapter::read(&fixture("adapters").join(name)).unwrap()), None, 0).unwrap();
         let beside = adapted.beside().unwrap();
-        let values = values(&beside.model, |s| beside.read(s).unwrap());
+        let values = beside.values().unwrap();
         let out = folder.path().join("written");
         std::fs::create_dir(&out).unwrap();
         let text = base.display().to_string();
@@ -175,7 +166,7 @@ fn a_written_adapter_is_read_bit_for_bit() {
             assert_eq!((&a.module, a.rank()), (&b.module, b.rank()));
             assert!((a.scale() - b.scale()).abs() < 1e-5, "{}: {} and {}", a.module, a.scale(), b.scale());
         }
-        let read = crate::values(&again.model, |s| again.read(s).unwrap());
+        let read = again.values().unwrap();
         assert!(read.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}");
     }
 }

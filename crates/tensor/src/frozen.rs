@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use half::bf16;
+
 /// What the operands of products with frozen weights are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operands {
@@ -29,6 +31,8 @@ impl Operands {
 pub enum Frozen<'a> {
     /// Values.
     F32(Cow<'a, [f32]>),
+    /// Values in half the size.
+    Bf16(Cow<'a, [bf16]>),
     /// Row `o` stands for `scales[o] · values[o, ..]`.
     Int8 {
         /// In -127..=127. // [out, in]
@@ -43,6 +47,7 @@ impl Frozen<'_> {
     pub fn len(&self) -> usize {
         match self {
             Frozen::F32(values) => values.len(),
+            Frozen::Bf16(values) => values.len(),
             Frozen::Int8 { values, .. } => values.len(),
         }
     }
@@ -56,6 +61,7 @@ impl Frozen<'_> {
     pub fn values(&self) -> Cow<'_, [f32]> {
         match self {
             Frozen::F32(values) => Cow::Borrowed(values),
+            Frozen::Bf16(values) => Cow::Owned(values.iter().map(|v| v.to_f32()).collect()),
             Frozen::Int8 { values, scales } => {
                 let depth = (values.len() / scales.len().max(1)).max(1);
                 Cow::Owned(

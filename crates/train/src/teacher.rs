@@ -138,7 +138,7 @@ impl<'t> Teacher<'t> {
         };
         let own = own_tokens(folder, student, &context)?;
         let operands = if dtype == Dtype::Bf16 { Operands::Bf16 } else { Operands::F32 };
-        let weights = opened.model.freeze(backend, |_| operands, |spec| opened.read(spec))?;
+        let weights = opened.model.freeze(backend, |_| operands, |spec, take| opened.lend(spec, take))?;
         let (pooling, dense) = (settings.pooling, settings.dense);
         let batch_tokens = batch_tokens.max(context.max_length);
         let runner = Frozen { backend, model: opened.model, weights, dtype, batch_tokens, pooling, dense };

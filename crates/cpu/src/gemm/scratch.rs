@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
 /// One cache line.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 struct Line([u32; 16]);
 
@@ -19,9 +19,9 @@ impl Buffer {
     pub(super) fn reserve(&mut self, words: usize) {
         let lines = words.div_ceil(16);
         if lines > self.lines.len() {
-            self.lines = Vec::with_capacity(lines);
-            huge_pages(self.lines.spare_capacity_mut());
-            self.lines.resize(lines, Line([0; 16]));
+            // The system's own zeros: pages come when they are written, by the threads that write them.
+            self.lines = bytemuck::allocation::zeroed_vec(lines);
+            huge_pages(&mut self.lines);
         }
     }
 
@@ -42,7 +42,7 @@ impl Buffer {
 
 /// Ask for huge pages for memory that is about to be written: packed weights are read from end to end, and small pages cost
 /// a product of few rows a miss of the address cache every 4 KiB.
-fn huge_pages(memory: &mut [std::mem::MaybeUninit<Line>]) {
+fn huge_pages(memory: &mut [Line]) {
     #[cfg(target_os = "linux")]
     {
         const HUGE: usize = 2 << 20;

@@ -281,24 +281,24 @@ impl Adapted {
         Ok(Self { model, report, opened, adapter: Some(adapter), changes })
     }
 
-    /// The values of a parameter, products added; see [`Opened::read`].
+    /// Show the values of a parameter to `take`, products added; see [`Opened::lend`].
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn read(&self, spec: &Spec) -> Result<Frozen<'static>, ModelError> {
-        self.read_with(spec, true)
+    pub fn lend(&self, spec: &Spec, take: &mut dyn FnMut(&Frozen<'_>)) -> Result<(), ModelError> {
+        self.lend_with(spec, true, take)
     }
 
     /// The same without the products, where they are computed beside their matrices.
-    fn read_with(&self, spec: &Spec, products: bool) -> Result<Frozen<'static>, ModelError> {
-        let base = self.opened.read(spec)?;
-        let (Some(changes), Some(adapter)) = (self.changes.get(&spec.param), &self.adapter) else { return Ok(base) };
+    fn lend_with(&self, spec: &Spec, products: bool, take: &mut dyn FnMut(&Frozen<'_>)) -> Result<(), ModelError> {
+        let (Some(changes), Some(adapter)) = (self.changes.get(&spec.param), &self.adapter) else { return self.opened.lend(spec, take) };
         let changed = |c: &Change| products || matches!(c, Change::Whole(..));
         if !changes.iter().any(changed) {
-            return Ok(base);
+            return self.opened.lend(spec, take);
         }
         let (_, width) = spec.units();
-        let mut all = base.values().into_owned();
+        let mut all = Vec::new();
+        self.opened.lend(spec, &mut |base| all = base.values().into_owned())?;
         for change in changes.iter().filter(|c| changed(c)) {
             match change {
                 Change::Whole(part, name) => {
@@ -314,7 +314,8 @@ impl Adapted {
                 }
             }
         }
-        Ok(Frozen::F32(all.into()))
+        take(&Frozen::F32(all.into()));
+        Ok(())
     }
 
     /// Whether a matrix stands in the files as bytes and is multiplied as such.
@@ -329,7 +330,7 @@ impl Adapted {
     pub fn values(&self) -> Result<Vec<f32>, ModelError> {
         let mut values = vec![0.0; self.model.table().flat_len()];
         for spec in self.model.table().specs() {
-            values[spec.param.range()].copy_from_slice(&self.read(spec)?.values());
+            self.lend(spec, &mut |held| values[spec.param.range()].copy_from_slice(&held.values()))?;
         }
         Ok(values)
     }
@@ -480,23 +481,34 @@ pub struct Beside<'a> {
 }
 
 impl Beside<'_> {
-    /// The values of a parameter of the model.
+    /// Show the values of a parameter of the model to `take`; see [`Opened::lend`].
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn read(&self, spec: &Spec) -> Result<Frozen<'static>, ModelError> {
+    pub fn lend(&self, spec: &Spec, take: &mut dyn FnMut(&Frozen<'_>)) -> Result<(), ModelError> {
         if let Some(update) = self.model.updates().iter().find(|u| u.params().contains(&spec.param)) {
             let Some(adapter) = &self.adapted.adapter else { unreachable!("updates come from an adapter") };
             let module = self.module(adapter, &update.module);
             let (a, b) = adapter.pair(module)?;
-            if update.params()[0] == spec.param {
-                return Ok(Frozen::F32(a.into()));
-            }
-            return Ok(Frozen::F32(update.own_b(&b).into()));
+            let held = if update.params()[0] == spec.param { a } else { update.own_b(&b) };
+            take(&Frozen::F32(held.into()));
+            return Ok(());
         }
         let Some(own) = self.adapted.model.table().get(&spec.name) else { unreachable!("{} is a parameter of both", spec.name) };
         // Products on what is the model's own (its pooler) are merged; those on the body stand beside it.
-        self.adapted.read_with(own, self.model.table().is_own(spec.param))
+        self.adapted.lend_with(own, self.model.table().is_own(spec.param), take)
+    }
+
+    /// All values. // `f32 [flat_len]`
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn values(&self) -> Result<Vec<f32>, ModelError> {
+        let mut values = vec![0.0; self.model.table().flat_len()];
+        for spec in self.model.table().specs() {
+            self.lend(spec, &mut |held| values[spec.param.range()].copy_from_slice(&held.values()))?;
+        }
+        Ok(values)
     }
 
     /// A module by its name in the adapter's file.

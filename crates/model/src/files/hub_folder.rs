@@ -90,7 +90,7 @@ pub fn load_with(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Loade
     let opened = open(folder, heads, seed)?;
     let mut values = vec![0.0; opened.model.table().flat_len()];
     for spec in opened.model.table().specs() {
-        values[spec.param.range()].copy_from_slice(&opened.read(spec)?.values());
+        opened.lend(spec, &mut |stored| values[spec.param.range()].copy_from_slice(&stored.values()))?;
     }
     Ok(Loaded { model: opened.model, values, report: opened.report })
 }
@@ -166,22 +166,26 @@ pub fn open(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Opened, Mo
 }
 
 impl Opened {
-    /// The values of a parameter of the model, from the files or anew. The files' pages are given back afterwards, so that a
-    /// large model is never in memory twice.
-    pub fn read(&self, spec: &Spec) -> Result<Frozen<'static>, ModelError> {
-        let Some(parts) = self.places.get(&spec.param) else { return Ok(Frozen::F32(spec.initial(self.seed).into())) };
+    /// Show the values of a parameter to `take`: the mapped file itself where it holds them as they are, else what they are
+    /// joined from, or new ones. The file's pages are given back afterwards, so that a large model is never in memory twice.
+    pub fn lend(&self, spec: &Spec, take: &mut dyn FnMut(&Frozen<'_>)) -> Result<(), ModelError> {
+        let Some(parts) = self.places.get(&spec.param) else {
+            take(&Frozen::F32(spec.initial(self.seed).into()));
+            return Ok(());
+        };
         let tensors = parts.iter().map(|part| self.tensor(&part.name)).collect::<Result<Vec<_>, _>>()?;
         let joined = join(spec, parts, tensors);
         assert_eq!(joined.len(), spec.param.len(), "{}: shapes were checked before", spec.name);
-        self.files.release();
-        Ok(joined)
+        take(&joined);
+        parts.iter().for_each(|part| self.files.release(&part.name));
+        Ok(())
     }
 
     /// The values of one tensor: as they are, or bytes with the scales of their rows beside them.
-    fn tensor(&self, name: &str) -> Result<Frozen<'static>, ModelError> {
-        let Some(values) = self.files.read_i8(name) else {
-            let Some((_, values)) = self.files.read(name)? else { unreachable!("it was found") };
-            return Ok(Frozen::F32(values.into()));
+    fn tensor(&self, name: &str) -> Result<Frozen<'_>, ModelError> {
+        let Some(values) = self.files.bytes(name) else {
+            let Some(values) = self.files.values(name)? else { unreachable!("it was found") };
+            return Ok(values);
         };
         let path = || self.files.path_of(name).unwrap_or(Path::new("")).to_owned();
         let scale_name = quantized::scale_name(name);
@@ -194,7 +198,7 @@ impl Opened {
             let fault = format!("`{name}` has {rows} rows, but `{scale_name}` {} scales", scales.len());
             return Err(ModelError::Tensors { path: path(), fault });
         }
-        Ok(Frozen::Int8 { values: values.into(), scales: scales.into() })
+        Ok(Frozen::Int8 { values: Cow::Borrowed(values), scales: scales.into() })
     }
 
     /// Whether a matrix stands in the files as bytes.
@@ -215,7 +219,7 @@ impl Opened {
 }
 
 /// A parameter out of its tensors: bytes if all are, else what they stand for.
-fn join(spec: &Spec, parts: &[TensorName], mut tensors: Vec<Frozen<'static>>) -> Frozen<'static> {
+fn join<'f>(spec: &Spec, parts: &[TensorName], mut tensors: Vec<Frozen<'f>>) -> Frozen<'f> {
     let (rows, width) = spec.units();
     if let [part] = parts
         && part.pieces.len() == 1
@@ -231,6 +235,15 @@ fn join(spec: &Spec, parts: &[TensorName], mut tensors: Vec<Frozen<'static>>) ->
             }
         }
         return Frozen::Int8 { values: all.into(), scales: all_scales.into() };
+    }
+    if tensors.iter().all(|t| matches!(t, Frozen::Bf16(_))) {
+        let mut all = vec![half::bf16::ZERO; rows * width];
+        for (part, tensor) in parts.iter().zip(&tensors) {
+            if let Frozen::Bf16(values) = tensor {
+                part.put(values, &mut all, width);
+            }
+        }
+        return Frozen::Bf16(all.into());
     }
     let mut all = vec![0.0; rows * width];
     for (part, tensor) in parts.iter().zip(&tensors) {

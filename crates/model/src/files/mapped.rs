@@ -11,12 +11,12 @@ pub(super) fn map(path: &Path) -> std::io::Result<memmap2::Mmap> {
     unsafe { memmap2::Mmap::map(&file) }
 }
 
-/// Let go of the pages that were read; they come back from the file when they are read again.
-pub(super) fn release(mapped: &memmap2::Mmap) {
+/// Let go of the pages of a range of bytes; they come back from the file when they are read again.
+pub(super) fn release(mapped: &memmap2::Mmap, bytes: std::ops::Range<usize>) {
     #[cfg(unix)]
     // SAFETY: the map is private, read-only and backed by the file, so that a page that is dropped comes back unchanged. A
     // system that refuses changes nothing.
-    let _ = unsafe { mapped.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    let _ = unsafe { mapped.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
     #[cfg(not(unix))]
-    let _ = mapped;
+    let _ = (mapped, bytes);
 }

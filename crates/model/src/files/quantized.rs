@@ -49,32 +49,33 @@ pub fn save_frozen(
         if parts.is_empty() {
             continue; // what no file held is no knowledge to save
         }
-        let stored = opened.read(spec)?;
-        let values = stored.values();
-        let (_, width) = spec.units();
-        for part in parts {
-            let (name, shape) = (&part.name, opened.shape(&part.name));
-            let own = part.take(&values, width);
-            match (operands(spec), spec.role) {
-                (_, Role::Vector) | (Operands::F32, _) => held.push((name.clone(), shape, Held::F32(own))),
-                (Operands::Bf16, role) => {
-                    if matches!(role, Role::Hidden { .. }) {
-                        whole.push(name.trim_end_matches(".weight").to_owned());
+        opened.lend(spec, &mut |stored| {
+            let values = stored.values();
+            let (_, width) = spec.units();
+            for part in parts {
+                let (name, shape) = (&part.name, opened.shape(&part.name));
+                let own = part.take(&values, width);
+                match (operands(spec), spec.role) {
+                    (_, Role::Vector) | (Operands::F32, _) => held.push((name.clone(), shape, Held::F32(own))),
+                    (Operands::Bf16, role) => {
+                        if matches!(role, Role::Hidden { .. }) {
+                            whole.push(name.trim_end_matches(".weight").to_owned());
+                        }
+                        held.push((name.clone(), shape, Held::Bf16(own.iter().map(|&v| bf16::from_f32(v)).collect())));
                     }
-                    held.push((name.clone(), shape, Held::Bf16(own.iter().map(|&v| bf16::from_f32(v)).collect())));
-                }
-                (Operands::Int8, _) => {
-                    let (bytes, scales) = match &stored {
-                        // Bytes stay the bytes that they are.
-                        Frozen::Int8 { values, scales } => (part.take(values, width), part.take(scales, 1)),
-                        Frozen::F32(_) => quantize(&own, width),
-                    };
-                    any = true;
-                    held.push((scale_name(name), vec![scales.len(), 1], Held::F32(scales)));
-                    held.push((name.clone(), shape, Held::I8(bytes)));
+                    (Operands::Int8, _) => {
+                        let (bytes, scales) = match stored {
+                            // Bytes stay the bytes that they are.
+                            Frozen::Int8 { values, scales } => (part.take(values, width), part.take(scales, 1)),
+                            _ => quantize(&own, width),
+                        };
+                        any = true;
+                        held.push((scale_name(name), vec![scales.len(), 1], Held::F32(scales)));
+                        held.push((name.clone(), shape, Held::I8(bytes)));
+                    }
                 }
             }
-        }
+        })?;
     }
     held.sort_by(|a, b| a.0.cmp(&b.0));
     let tensors: Vec<OutTensor> = held

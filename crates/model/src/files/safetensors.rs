@@ -1,9 +1,11 @@
 //! safetensors files: read mapped, single or sharded; written whole or not at all.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use cloze_tensor::Frozen;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::config::{brief, read_json};
@@ -68,9 +70,11 @@ impl TensorFiles {
         Ok(all)
     }
 
-    /// Give the memory of what was read so far back; the files stay mapped.
-    pub fn release(&self) {
-        self.files.iter().for_each(|(_, mapped)| release(mapped));
+    /// Give the memory of a tensor that was read back; the file stays mapped.
+    pub fn release(&self, name: &str) {
+        if let Some(place) = self.places.get(name) {
+            release(&self.files[place.file].1, place.bytes.clone());
+        }
     }
 
     /// The shards that an index names; each tensor must be where the index says.
@@ -126,10 +130,26 @@ impl TensorFiles {
         Ok(Some((shape.to_vec(), values)))
     }
 
-    /// A tensor of signed bytes; `None` when there is none of that name or it is none.
-    pub fn read_i8(&self, name: &str) -> Option<Vec<i8>> {
+    /// The values of a tensor, lent from the file where they stand there as f32 or bf16; `None` when there is none of that name.
+    pub fn values(&self, name: &str) -> Result<Option<Frozen<'_>>, ModelError> {
+        let Some((dtype, _, bytes)) = self.raw(name) else { return Ok(None) };
+        let lent = match dtype {
+            _ if cfg!(target_endian = "big") => None,
+            Dtype::F32 => bytemuck::try_cast_slice(bytes).ok().map(|v| Frozen::F32(Cow::Borrowed(v))),
+            Dtype::BF16 => bytemuck::try_cast_slice(bytes).ok().map(|v| Frozen::Bf16(Cow::Borrowed(v))),
+            _ => None,
+        };
+        match lent {
+            Some(lent) => Ok(Some(lent)),
+            // Of another type, or at an odd place.
+            None => Ok(self.read(name)?.map(|(_, values)| Frozen::F32(values.into()))),
+        }
+    }
+
+    /// A tensor of signed bytes, lent from the file; `None` when there is none of that name or it is none.
+    pub fn bytes(&self, name: &str) -> Option<&[i8]> {
         let (dtype, _, bytes) = self.raw(name)?;
-        (dtype == Dtype::I8).then(|| bytemuck::cast_slice(bytes).to_vec())
+        (dtype == Dtype::I8).then(|| bytemuck::cast_slice(bytes))
     }
 
     /// A tensor of integers (indices, labels) as u32; `None` when there is none of that name or it is none.
@@ -236,4 +256,32 @@ pub(crate) fn write_views<'a, V: safetensors::View>(
     let sync = || std::fs::File::open(&temporary)?.sync_all();
     sync().map_err(ModelError::io(&temporary, "sync"))?;
     std::fs::rename(&temporary, path).map_err(ModelError::io(path, "rename into"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file whose f32 tensor starts at an odd byte, as writers that do not sort by size make it.
+    #[test]
+    fn values_at_an_odd_place_are_copied_and_the_others_lent() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let header = r#"{"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[1],"data_offsets":[4,5]},"c":{"dtype":"F32","shape":[2],"data_offsets":[5,13]}}"#;
+        let header = format!("{header:<1$}", header.len().next_multiple_of(8));
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.bytes());
+        bytes.extend([1.5f32, -2.0].iter().flat_map(|&v| half::bf16::from_f32(v).to_le_bytes()));
+        bytes.push(7);
+        bytes.extend([0.25f32, 3.0].iter().flat_map(|v| v.to_le_bytes()));
+        std::fs::write(&path, bytes).unwrap();
+        let files = TensorFiles::open(vec![path]).unwrap();
+        let halves = files.values("a").unwrap().unwrap();
+        assert!(matches!(&halves, Frozen::Bf16(Cow::Borrowed(_))) && halves.values()[..] == [1.5, -2.0]);
+        let odd = files.values("c").unwrap().unwrap();
+        assert!(matches!(&odd, Frozen::F32(Cow::Owned(_))) && odd.values()[..] == [0.25, 3.0]);
+        files.release("a");
+        assert_eq!(files.values("a").unwrap().unwrap().values()[..], [1.5, -2.0], "pages come back");
+        assert!(files.values("b").is_err() && files.values("d").unwrap().is_none() && files.bytes("b").is_none());
+    }
 }
