@@ -3,5 +3,6 @@
 mod dialects;
 mod operation;
 mod reliability;
+mod sharing;
 mod tasks;
 mod world;
