@@ -143,7 +143,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
 
     /// The parameters that are trained.
     fn trained(&self) -> impl Iterator<Item = &Spec> {
-        self.model.table().specs().iter().filter(|s| self.model.table().is_own(s.param))
+        self.model.table().specs().iter().filter(move |s| self.model.table().is_own(s.param))
     }
 
     /// Every parameter must have received a gradient: a loss of them in silence is the worst of bugs. The first matrix of a low-rank

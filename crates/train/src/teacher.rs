@@ -118,7 +118,8 @@ impl<'t> Teacher<'t> {
         let encoder = SentenceModel::read(folder).map_err(fault)?.map_or_else(|| folder.clone(), |s| s.encoder);
         let opened = cloze_model::open(&encoder, None, 0)?;
         let task = student.task;
-        if lacks(&opened.model, task.head()) || opened.report.new.iter().any(|name| name.contains("classifier") || name.contains("span")) {
+        let untrained = |name: &String| ["classifier.", "tokens.", "span.", "choice."].iter().any(|head| name.starts_with(head));
+        if lacks(&opened.model, task.head()) || opened.report.new.iter().any(untrained) {
             return Err(TrainError::TeacherHead { folder: folder.clone(), head: task.head().name(), task: task.name() });
         }
         let order = label_order(folder, &opened.model, student.context)?;

@@ -123,6 +123,16 @@ impl Adapter {
         }
     }
 
+    /// Its low-rank updates, by module.
+    pub fn updates(&self) -> &BTreeMap<String, Rank> {
+        &self.updates
+    }
+
+    /// The tensors that it holds whole, by their names in the model.
+    pub fn whole(&self) -> impl Iterator<Item = &str> {
+        self.whole.keys().map(String::as_str)
+    }
+
     /// The heads of the adapted model: what the folder's own config.json says, else what the kind of task and the saved modules say.
     fn heads(&self, base: &Config) -> Result<Heads, ModelError> {
         let path = self.folder.join("config.json");
