@@ -71,7 +71,7 @@ pub(crate) fn means(target: &str, module: &str) -> bool {
 }
 
 /// What of a module's name tells it from others of its layer: all behind the layer's number.
-fn end(module: &str) -> &str {
+pub(crate) fn end(module: &str) -> &str {
     let parts: Vec<&str> = module.split('.').collect();
     let number = parts.iter().rposition(|part| part.bytes().all(|b| b.is_ascii_digit()));
     let behind = number.map_or(0, |n| parts[..=n].iter().map(|part| part.len() + 1).sum());

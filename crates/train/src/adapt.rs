@@ -2,7 +2,6 @@
 //! "Don't stop pretraining"). A pre-training run of its own in `out/adapt`, from the model that is fine-tuned, with its tokenizer; the
 //! fine-tuning starts from what comes out.
 
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::config::{Config, brief};
 use super::hub_folder::{LoadReport, Opened, announced, candidates, config_json, open, shape_of};
 use super::safetensors::{OutTensor, OutValues, TensorFiles, write};
-use crate::adaptation::{Adaptation, Rank, add_product, means, modules};
+use crate::adaptation::{Adaptation, Rank, add_product, end, means, modules};
 use crate::error::ModelError;
 use crate::family::layout::decimal;
 use crate::model::{Heads, Model, Output, Problem};
@@ -435,12 +435,22 @@ pub fn save_adapter(folder: &Path, model: &Model, values: &[f32], card: &Adapter
     Ok(())
 }
 
-/// The targets as PEFT understands them: as asked for where they mean just the updated modules, else these by their whole names.
+/// The targets as PEFT understands them: as asked for where they mean just the updated modules, else by the ends of their names, else by
+/// their whole names.
 fn target_modules(model: &Model, targets: &[String], written: &dyn Fn(&str) -> String) -> Vec<String> {
     let updated: BTreeSet<&str> = model.updates().iter().map(|u| u.module.as_str()).collect();
     let all = modules(model, |_| true);
-    let meant: BTreeSet<&str> = all.iter().map(String::as_str).filter(|name| targets.iter().any(|t| means(t, name))).collect();
-    if meant == updated { targets.to_vec() } else { updated.into_iter().map(written).collect() }
+    let just = |targets: &[String]| {
+        let meant: BTreeSet<&str> = all.iter().map(String::as_str).filter(|name| targets.iter().any(|t| means(t, name))).collect();
+        meant == updated
+    };
+    let ends: BTreeSet<String> = updated.iter().map(|name| end(name).to_owned()).collect();
+    let ends: Vec<String> = ends.into_iter().collect();
+    match () {
+        () if just(targets) => targets.to_vec(),
+        () if just(&ends) => ends,
+        () => updated.into_iter().map(written).collect(),
+    }
 }
 
 /// PEFT's name of what a model answers.
