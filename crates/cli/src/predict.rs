@@ -15,9 +15,12 @@ use crate::tasks::{AskArgs, ColumnArgs, task_names};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The model's folder
+    /// The model's folder, or an adapter's, which finds its base
     #[arg(long)]
     model: PathBuf,
+    /// An adapter's folder, put on the model
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// The task; what the model is for by default
     #[arg(long, value_parser = task_names())]
     task: Option<String>,
@@ -139,7 +142,10 @@ impl Answering<'_> {
 
 pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     let device = options.open();
-    let pipeline = Pipeline::load(&device, &args.model, args.precision, args.max_length)?;
+    let pipeline = match &args.adapter {
+        Some(adapter) => Pipeline::load_adapted(&device, &args.model, adapter, args.precision, args.max_length)?,
+        None => Pipeline::load(&device, &args.model, args.precision, args.max_length)?,
+    };
     let task = pipeline.require(args.task.as_deref()).with_context(|| args.model.display().to_string())?;
     for name in pipeline.newly_initialised() {
         options.say(format!("warning: {name} is in no file and was newly initialised"));

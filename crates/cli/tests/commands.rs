@@ -212,6 +212,28 @@ fn from_a_recipe_to_answers() {
     world.write("suite.toml", "[[run]]\nmodle = \"classifier/model\"\n");
     world.run("evaluate --suite suite.toml").fails(1, &["suite.toml", "modle"]);
 
+    // low-rank updates kept as an adapter: on the base that it names, on one that is given, and merged into one folder
+    let done = world
+        .command("finetune --model run/model --train train.tsv --dev dev.tsv --out lora --quiet --json")
+        .args(["--set", "budget=30 epochs", "--set", "optimizer.lr=1e-2", "--set", "lora.rank=4", "--set", "lora.keep=adapter"])
+        .output()
+        .unwrap();
+    world::Done::from(done).well();
+    let accuracy = |command: &str| world.run(command).well().json()[0]["metrics"]["accuracy"].as_f64().unwrap();
+    let named = accuracy("evaluate --model lora/model --data dev.tsv --json --quiet");
+    assert!(named > 0.9, "{named}");
+    assert_eq!(accuracy("evaluate --model run/model --adapter lora/model --data dev.tsv --json --quiet"), named);
+    let converted = &world.run("convert --from lora/model --out merged --json").well().json()[0];
+    assert!(converted["notes"][0].as_str().unwrap().contains("merged into"), "{converted}");
+    assert_eq!(accuracy("evaluate --model merged --data dev.tsv --json --quiet"), named);
+    world.run("convert --from lora/model --out merged").fails(1, &["holds a model already"]);
+    let report = &world.run("inspect lora/model --json").well().json()[0];
+    assert_eq!((&report["adapter"]["ranks"], report["adapter"]["matrices"].as_u64().unwrap() > 3), (&serde_json::json!([4]), true));
+    world
+        .run("finetune --model run/model --train train.tsv --dev dev.tsv --out x --set lora.targets=[\"q_proj\"]")
+        .fails(1, &["q_proj", "query"]);
+    world.run("evaluate --model run/model --adapter classifier/model --data dev.tsv").fails(1, &["adapter_config.json"]);
+
     // seeds with mean and spread
     let done = world
         .command("finetune --model run/model --train train.tsv --dev dev.tsv --out seeds --seeds 2 --json --quiet")

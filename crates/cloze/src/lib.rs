@@ -6,6 +6,7 @@
 //!
 //! The crates underneath are re-exported: [`text`], [`model`], [`task`], [`train`], [`tensor`].
 
+pub mod adapter;
 pub mod attention;
 pub mod bench;
 pub mod convert;
@@ -17,6 +18,7 @@ mod pipeline;
 pub mod quantize;
 pub mod quickstart;
 pub mod search;
+pub mod shared;
 pub mod world;
 
 pub use cloze_model as model;
@@ -25,8 +27,10 @@ pub use cloze_tensor as tensor;
 pub use cloze_text as text;
 pub use cloze_train as train;
 
+pub use adapter::Source;
 pub use device::{Device, DeviceChoice};
 pub use error::Error;
+pub use shared::Encoders;
 pub use pipeline::{Form, Pipeline, States};
 
 use cloze_train::finetune::{FinetuneRun, Finetuned};
@@ -37,10 +41,20 @@ use cloze_train::pretrain::PretrainRun;
 /// Run a pre-training recipe on a device.
 pub fn pretrain(device: &Device, run: &PretrainRun, resume: bool, observers: &mut Observers, control: &Control) -> Result<Outcome, Error> {
     let Device::Cpu(cpu) = device;
-    Ok(cloze_train::pretrain::pretrain(&**cpu, run, device.for_run(run.train.precision), resume, observers, control)?)
+    let mut run = run.clone();
+    run.model.from = run.model.from.map(|from| hub::model_folder(&from, &mut |_| ())).transpose()?;
+    Ok(cloze_train::pretrain::pretrain(&**cpu, &run, device.for_run(run.train.precision), resume, observers, control)?)
 }
 
-/// Run a fine-tuning on a device.
+/// Run the first phase of a fine-tuning with `[adapt]`: masked language modelling on text of its domain, if it is not over yet. False when
+/// it was stopped before its end.
+pub fn adapt(device: &Device, run: &FinetuneRun, resume: bool, observers: &mut Observers, control: &Control) -> Result<bool, Error> {
+    let Device::Cpu(cpu) = device;
+    let run = &FinetuneRun { model: hub::model_folder(&run.model, &mut |_| ())?, ..run.clone() };
+    Ok(cloze_train::adapt::adapt(&**cpu, run, device.for_run(run.precision), resume, observers, control)?.is_some())
+}
+
+/// Run a fine-tuning on a device. One with `[adapt]` starts from what [`adapt`] made.
 pub fn finetune(
     device: &Device,
     run: &FinetuneRun,
@@ -49,6 +63,18 @@ pub fn finetune(
     control: &Control,
 ) -> Result<Finetuned, Error> {
     let Device::Cpu(cpu) = device;
-    let run = &FinetuneRun { model: hub::model_folder(&run.model, &mut |_| ())?, ..run.clone() };
+    let mut lora = run.lora.clone();
+    if let Some(lora) = &mut lora
+        && run.adapt.is_none()
+        && !run.model.exists()
+    {
+        // A name on the hub is what an adapter calls its base, not the folder of its cache.
+        lora.base.get_or_insert_with(|| run.model.display().to_string());
+    }
+    let mut distill = run.distill.clone();
+    if let Some(distill) = &mut distill {
+        distill.teacher = hub::model_folder(&distill.teacher, &mut |_| ())?;
+    }
+    let run = &FinetuneRun { model: hub::model_folder(&run.model, &mut |_| ())?, lora, distill, ..run.clone() };
     Ok(cloze_train::finetune::finetune(&**cpu, run, device.for_run(run.precision), resume, observers, control)?)
 }

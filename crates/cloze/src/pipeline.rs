@@ -4,19 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cloze_model::Model;
-use cloze_model::files::sentence::SentenceModel;
 use cloze_model::params::Spec;
 use cloze_task::run::Packed;
 use cloze_task::text_classification::TextInput;
-use cloze_task::{Columns, Context, Figures, Head, Job, Options, Output, Row, Rows, Runner, Sequence, Settings, Task, TaskError, Want};
+use cloze_task::{Columns, Context, Figures, Head, Job, Options, Output, Row, Rows, Runner, Sequence, Task, TaskError, Want};
 use cloze_task::{answers, fill_mask, require, text_classification as classification};
 use cloze_tensor::{Backend, Dtype, Operands, Tape, Weights};
 use cloze_text::{Encoding, Tokenizer};
 use cloze_train::run::Precision;
 use serde_json::Value;
 
+use crate::adapter::{Parts, Source};
 use crate::attention::{Attention, HeadPlace};
-use crate::{Device, Error};
+use crate::{Device, Encoders, Error};
 
 /// A loaded model with its tokenizer on a device.
 ///
@@ -27,6 +27,7 @@ pub struct Pipeline<'d> {
     model: Model,
     context: Arc<Context>,
     new: Vec<String>,
+    encoder: Option<crate::shared::Key>,
 }
 
 /// What a device does for a pipeline.
@@ -126,11 +127,24 @@ impl<'d> Pipeline<'d> {
 
     /// Load a model folder in a form of one's own.
     pub fn with_form(device: &'d Device, folder: &Path, form: &Form, max_length: Option<usize>) -> Result<Self, Error> {
-        let folder = &crate::hub::model_folder(folder, &mut |_| ())?;
-        // Some folders of sentence-transformers hold the encoder one level deeper.
-        let encoder = SentenceModel::read(folder)?.map_or_else(|| folder.clone(), |s| s.encoder);
-        let opened = cloze_model::open(&encoder, None, 0)?;
-        let settings = Settings::read(folder)?;
+        Self::of_source(device, &Source::of(folder)?, form, max_length)
+    }
+
+    /// Load a base with an adapter on it; see [`Pipeline::load`].
+    pub fn load_adapted(
+        device: &'d Device,
+        base: &Path,
+        adapter: &Path,
+        precision: Precision,
+        max_length: Option<usize>,
+    ) -> Result<Self, Error> {
+        let operands = if device.dtype(precision) == Dtype::Bf16 { Operands::Bf16 } else { Operands::F32 };
+        Self::of_source(device, &Source::with(base, adapter)?, &Form::whole(operands), max_length)
+    }
+
+    /// Load a model, an adapter's products added to the matrices that they are about.
+    fn of_source(device: &'d Device, source: &Source, form: &Form, max_length: Option<usize>) -> Result<Self, Error> {
+        let Parts { adapted: opened, words, settings } = source.open()?;
         let longest = opened.model.blueprint.position.longest();
         let max_length = max_length.map_or(settings.max_length.unwrap_or(512).clamp(3, longest), |m| m.clamp(3, longest));
         let Device::Cpu(cpu) = device;
@@ -138,7 +152,7 @@ impl<'d> Pipeline<'d> {
         let operands = |spec: &Spec| if opened.is_bytes(spec) { Operands::Int8 } else { (form.operands)(spec) };
         // The vocabulary is read while the weights are.
         let (weights, tokenizer) = std::thread::scope(|scope| {
-            let tokenizer = scope.spawn(|| Tokenizer::load(&encoder));
+            let tokenizer = scope.spawn(|| words.load());
             let weights = opened.model.freeze(&**cpu, operands, |spec, take| opened.lend(spec, take));
             (weights, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
@@ -146,7 +160,39 @@ impl<'d> Pipeline<'d> {
         let engine = Loaded { backend: &**cpu, weights, dtype, batch_tokens: BATCH_TOKENS.max(max_length) };
         let heads = &opened.model.heads;
         let context = Context { tokenizer, labels: heads.labels.clone(), problem: heads.problem, max_length, settings };
-        Ok(Self { engine: Box::new(engine), model: opened.model, context: Arc::new(context), new: opened.report.new })
+        Ok(Self { engine: Box::new(engine), model: opened.model, context: Arc::new(context), new: opened.report.new, encoder: None })
+    }
+
+    /// Load a model, an adapter's or an ordinary one, on an encoder that is kept once for all models that have the same; see [`Pipeline::load`].
+    /// An adapter's products are computed beside the matrices of its base: its answers are those of the merged model up to rounding.
+    pub fn load_shared(
+        device: &'d Device,
+        folder: &Path,
+        precision: Precision,
+        max_length: Option<usize>,
+        encoders: &Encoders,
+    ) -> Result<Self, Error> {
+        let Parts { adapted, words, settings } = Source::of(folder)?.open()?;
+        let tokenizer = words.load()?;
+        let form = Form::whole(if device.dtype(precision) == Dtype::Bf16 { Operands::Bf16 } else { Operands::F32 });
+        let beside = adapted.beside()?;
+        let longest = beside.model.blueprint.position.longest();
+        let max_length = max_length.unwrap_or(settings.max_length.unwrap_or(512)).clamp(3, longest);
+        let Device::Cpu(cpu) = device;
+        let operands = |spec: &Spec| if beside.is_bytes(spec) { Operands::Int8 } else { (form.operands)(spec) };
+        let (encoder, key) = encoders.of(&**cpu, &beside, operands)?;
+        let weights = beside.model.freeze_own(&**cpu, operands, |spec, take| beside.lend(spec, take), encoder)?;
+        let dtype = device.activations(form.activations);
+        let engine = Loaded { backend: &**cpu, weights, dtype, batch_tokens: BATCH_TOKENS.max(max_length) };
+        let model = beside.model.clone();
+        let context = Context { tokenizer, labels: model.heads.labels.clone(), problem: model.heads.problem, max_length, settings };
+        let new = adapted.report.new.clone();
+        Ok(Self { engine: Box::new(engine), model, context: Arc::new(context), new, encoder: Some(key) })
+    }
+
+    /// The hash of the encoder that it shares with others, as hexadecimal digits; `None` for a model that keeps its own.
+    pub fn encoder(&self) -> Option<String> {
+        self.encoder.map(|key| key.iter().map(|b| format!("{b:02x}")).collect())
     }
 
     /// The model.

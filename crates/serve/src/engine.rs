@@ -9,7 +9,7 @@ use cloze::task::{Context, Options, Output, Runner, Sequence, Task};
 use cloze::tensor::Dtype;
 use cloze::text::Encoding;
 use cloze::train::run::Precision;
-use cloze::{Device, Pipeline};
+use cloze::{Device, Encoders, Pipeline};
 use serde_json::Value;
 
 /// What a model is, for /info and for routes that ask whether they can be served.
@@ -45,6 +45,11 @@ pub trait Engine: Send + Sync {
 
     /// Whether it has what a task reads.
     fn serves(&self, task: &dyn Task) -> bool;
+
+    /// The hash of the encoder that it shares with models of the same one; `None` where it keeps its own.
+    fn encoder(&self) -> Option<String> {
+        None
+    }
 
     /// Outputs of these sequences, in their order: one packed run. The bits of an output do not depend on its neighbours.
     ///
@@ -84,7 +89,24 @@ impl PipelineEngine {
     /// # Errors
     /// As [`Pipeline::load`].
     pub fn load(device: &'static Device, folder: &Path, precision: Precision, max_length: Option<usize>) -> Result<Self, cloze::Error> {
-        let pipeline = Pipeline::load(device, folder, precision, max_length)?;
+        Ok(Self::of(device, Pipeline::load(device, folder, precision, max_length)?, precision))
+    }
+
+    /// Load a model's or an adapter's folder on an encoder that is kept once for all models that have the same.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load_shared`].
+    pub fn load_shared(
+        device: &'static Device,
+        folder: &Path,
+        precision: Precision,
+        max_length: Option<usize>,
+        encoders: &Encoders,
+    ) -> Result<Self, cloze::Error> {
+        Ok(Self::of(device, Pipeline::load_shared(device, folder, precision, max_length, encoders)?, precision))
+    }
+
+    fn of(device: &Device, pipeline: Pipeline<'static>, precision: Precision) -> Self {
         let model = pipeline.model();
         let dtype = match device.dtype(precision) {
             Dtype::F32 => "float32",
@@ -104,7 +126,7 @@ impl PipelineEngine {
             heads: model.blueprint.num_attention_heads,
             parameters: model.table().count(),
         };
-        Ok(Self { pipeline, card })
+        Self { pipeline, card }
     }
 }
 
@@ -119,6 +141,10 @@ impl Engine for PipelineEngine {
 
     fn serves(&self, task: &dyn Task) -> bool {
         self.pipeline.serves(task)
+    }
+
+    fn encoder(&self) -> Option<String> {
+        self.pipeline.encoder()
     }
 
     fn run(&self, sequences: &[&Sequence]) -> Result<Vec<Output>, String> {

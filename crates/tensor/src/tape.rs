@@ -113,7 +113,8 @@ impl<'a, B: Backend> Tape<'a, B> {
         }
     }
 
-    /// A tape for training: parameter gradients are added to `gradients` (f32, the layout of the weights).
+    /// A tape for training: parameter gradients are added to `gradients` (f32, the layout of the weights). Where the backend
+    /// leaves out frozen parameters ([`crate::Storage::leaves_out_frozen`]) the buffer may end before them.
     /// With `draws = Some((seed, place))` dropout is on; `place` counts micro-batches over the whole run.
     pub fn training(
         backend: &'a B,
@@ -314,10 +315,15 @@ impl<B: Backend> Reverse<'_, '_, B> {
 
     /// Add a finished gradient to `var`'s.
     pub(crate) fn add(&mut self, var: &Var<B>, gradient: Tensor<B>) {
-        match self.slots.get_mut(&var.id) {
+        self.add_id(var.id, gradient);
+    }
+
+    /// Add a finished gradient to that of `id`.
+    pub(crate) fn add_id(&mut self, id: usize, gradient: Tensor<B>) {
+        match self.slots.get_mut(&id) {
             Some(sum) => self.setting.backend.accumulate(sum.view_mut(), gradient.view()),
             None => {
-                self.slots.insert(var.id, gradient);
+                self.slots.insert(id, gradient);
             }
         }
     }
@@ -339,5 +345,11 @@ impl<B: Backend> Slot<B> {
 impl<B: Backend> Var<B> {
     pub(crate) fn id(&self) -> usize {
         self.id
+    }
+
+    /// Its tensor, where nothing else holds it.
+    pub(crate) fn into_tensor(self) -> Result<Tensor<B>, Self> {
+        let id = self.id;
+        Rc::try_unwrap(self.tensor).map_err(|tensor| Self { id, tensor })
     }
 }

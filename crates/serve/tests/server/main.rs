@@ -3,6 +3,7 @@
 mod dialects;
 mod operation;
 mod reliability;
+mod sharing;
 mod tasks;
 #[cfg(feature = "otlp")]
 mod traces;
