@@ -13,6 +13,7 @@ use cloze_task::{answers, fill_mask, require, text_classification as classificat
 use cloze_tensor::{Backend, Dtype, Operands, Tape, Weights};
 use cloze_text::{Encoding, Tokenizer};
 use cloze_train::run::Precision;
+use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use serde_json::Value;
 
 use crate::attention::Attention;
@@ -27,6 +28,8 @@ pub struct Pipeline<'d> {
     model: Model,
     context: Arc<Context>,
     new: Vec<String>,
+    /// Whether texts are encoded by several threads.
+    together: bool,
 }
 
 /// What a device does for a pipeline.
@@ -145,7 +148,13 @@ impl<'d> Pipeline<'d> {
         let engine = Loaded { backend: &**cpu, weights, dtype, batch_tokens: BATCH_TOKENS.max(max_length) };
         let heads = &opened.model.heads;
         let context = Context { tokenizer, labels: heads.labels.clone(), problem: heads.problem, max_length, settings };
-        Ok(Self { engine: Box::new(engine), model: opened.model, context: Arc::new(context), new: opened.report.new })
+        Ok(Self {
+            engine: Box::new(engine),
+            model: opened.model,
+            context: Arc::new(context),
+            new: opened.report.new,
+            together: cpu.threads().count() > 1,
+        })
     }
 
     /// The model.
@@ -223,7 +232,10 @@ impl<'d> Pipeline<'d> {
     pub fn answer(&self, task: &dyn Task, inputs: &[Value], options: &Options) -> Result<Vec<Value>, Error> {
         let mut found = Vec::with_capacity(inputs.len());
         for chunk in inputs.chunks(CHUNK) {
-            let jobs = chunk.iter().map(|input| task.encode(&self.context, input, options)).collect::<Result<_, _>>()?;
+            let encode = |input| task.encode(&self.context, input, options);
+            let jobs: Result<_, _> =
+                if self.together { chunk.par_iter().with_min_len(16).map(encode).collect() } else { chunk.iter().map(encode).collect() };
+            let jobs = jobs?;
             found.extend(answers(self, jobs)?);
         }
         Ok(found)
