@@ -12,6 +12,7 @@ use cloze_task::{answers, fill_mask, require, text_classification as classificat
 use cloze_tensor::{Backend, Dtype, Operands, Tape, Weights};
 use cloze_text::{Encoding, Tokenizer};
 use cloze_train::run::Precision;
+use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use serde_json::Value;
 
 use crate::adapter::{Parts, Source};
@@ -28,6 +29,8 @@ pub struct Pipeline<'d> {
     context: Arc<Context>,
     new: Vec<String>,
     encoder: Option<crate::shared::Key>,
+    /// Whether texts are encoded by several threads.
+    together: bool,
 }
 
 /// What a device does for a pipeline.
@@ -160,7 +163,9 @@ impl<'d> Pipeline<'d> {
         let engine = Loaded { backend: &**cpu, weights, dtype, batch_tokens: BATCH_TOKENS.max(max_length) };
         let heads = &opened.model.heads;
         let context = Context { tokenizer, labels: heads.labels.clone(), problem: heads.problem, max_length, settings };
-        Ok(Self { engine: Box::new(engine), model: opened.model, context: Arc::new(context), new: opened.report.new, encoder: None })
+        let together = cpu.threads().count() > 1;
+        let (model, new) = (opened.model, opened.report.new);
+        Ok(Self { engine: Box::new(engine), model, context: Arc::new(context), new, encoder: None, together })
     }
 
     /// Load a model, an adapter's or an ordinary one, on an encoder that is kept once for all models that have the same; see [`Pipeline::load`].
@@ -186,8 +191,8 @@ impl<'d> Pipeline<'d> {
         let engine = Loaded { backend: &**cpu, weights, dtype, batch_tokens: BATCH_TOKENS.max(max_length) };
         let model = beside.model.clone();
         let context = Context { tokenizer, labels: model.heads.labels.clone(), problem: model.heads.problem, max_length, settings };
-        let new = adapted.report.new.clone();
-        Ok(Self { engine: Box::new(engine), model, context: Arc::new(context), new, encoder: Some(key) })
+        let (new, together) = (adapted.report.new.clone(), cpu.threads().count() > 1);
+        Ok(Self { engine: Box::new(engine), model, context: Arc::new(context), new, encoder: Some(key), together })
     }
 
     /// The hash of the encoder that it shares with others, as hexadecimal digits; `None` for a model that keeps its own.
@@ -277,7 +282,12 @@ impl<'d> Pipeline<'d> {
                 let fault = |source| Error::Input { place: found.len() + at, source };
                 task.encode(&self.context, input, options).map_err(fault)
             };
-            let jobs = chunk.iter().enumerate().map(encode).collect::<Result<_, _>>()?;
+            let jobs: Vec<Result<Job, Error>> = if self.together {
+                chunk.par_iter().with_min_len(16).enumerate().map(encode).collect()
+            } else {
+                chunk.iter().enumerate().map(encode).collect()
+            };
+            let jobs = jobs.into_iter().collect::<Result<_, _>>()?; // the first fault, whoever met one first
             found.extend(answers(self, jobs)?);
         }
         Ok(found)
