@@ -255,7 +255,7 @@ fn what_is_broken_is_told() {
         let (a, b) = (out(&format!("{module}.lora_A.weight"), a, &FOUR[..a[0] * a[1]]), out(&format!("{module}.lora_B.weight"), b, &FOUR[..b[0] * b[1]]));
         all().into_iter().chain([a, b]).collect::<Vec<_>>()
     };
-    let with = |more: OutTensor| all().into_iter().chain([more]).collect::<Vec<_>>();
+    let with = |more: OutTensor<'static>| -> Vec<OutTensor> { all().into_iter().chain([more]).collect() };
     let cases: Vec<(&str, Vec<OutTensor>)> = vec![
         ("A is of rank 4, B of rank 2", pair(&[4, 16], &[16, 2])),
         ("the configuration says [16, 16]", pair(&[4, 16], &[8, 4])),

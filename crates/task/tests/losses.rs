@@ -125,9 +125,9 @@ fn losses_and_gradients_are_pytorchs() {
 fn a_wrong_loss_is_seen() {
     for mut case in cases() {
         if case.teacher.is_null() {
-            // another number in the place of a logit
+            // other numbers in the place of the logits
             let mut logits = numbers(&case.logits);
-            logits[0] += 0.1;
+            logits.iter_mut().enumerate().for_each(|(i, logit)| *logit += 0.1 * (i + 1) as f32);
             let shape = shape(&case.logits);
             case.logits = nested(&logits, &shape);
         } else {
