@@ -81,7 +81,8 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     let (Some(model), Some(data)) = (args.model, args.data) else { anyhow::bail!("give --model and --data, or --suite") };
     let columns = args.columns.columns();
     let (options_asked, catalogue, max_length) = (args.ask.options()?, args.catalogue, args.max_length);
-    let entry = Entry { name: None, model, adapter: args.adapter, data, task: args.task, columns, options: options_asked, catalogue, max_length };
+    let entry =
+        Entry { name: None, model, adapter: args.adapter, data, task: args.task, columns, options: options_asked, catalogue, max_length };
     let (task, rows, figures) = evaluate(&entry, args.predictions.as_deref(), options)?;
     if options.json {
         let mut line = serde_json::json!({"task": task, "rows": rows, "metrics": figures.values});

@@ -227,7 +227,9 @@ fn from_a_recipe_to_answers() {
     world.run("convert --from lora/model --out merged").fails(1, &["holds a model already"]);
     let report = &world.run("inspect lora/model --json").well().json()[0];
     assert_eq!((&report["adapter"]["ranks"], report["adapter"]["matrices"].as_u64().unwrap() > 3), (&serde_json::json!([4]), true));
-    world.run("finetune --model run/model --train train.tsv --dev dev.tsv --out x --set lora.targets=[\"q_proj\"]").fails(1, &["q_proj", "query"]);
+    world
+        .run("finetune --model run/model --train train.tsv --dev dev.tsv --out x --set lora.targets=[\"q_proj\"]")
+        .fails(1, &["q_proj", "query"]);
     world.run("evaluate --model run/model --adapter classifier/model --data dev.tsv").fails(1, &["adapter_config.json"]);
 
     // seeds with mean and spread

@@ -58,7 +58,8 @@ fn shape(value: &Value) -> Vec<usize> {
 fn run(case: &Case) -> (f64, Vec<f32>) {
     let (values, shape) = (numbers(&case.logits), shape(&case.logits));
     let labels = numbers(&case.labels);
-    let options = LossOptions { label_smoothing: case.label_smoothing, class_weights: case.class_weights.clone(), ..LossOptions::default() };
+    let options =
+        LossOptions { label_smoothing: case.label_smoothing, class_weights: case.class_weights.clone(), ..LossOptions::default() };
     // Targets with their rows; the rows of an example's teacher stand in its answers.
     let (width, targets): (usize, Vec<(Target, Vec<std::ops::Range<usize>>)>) = match case.kind.as_str() {
         "class" => (shape[1], labels.iter().enumerate().map(|(i, l)| (Target::Class(*l as u32), one(i, i + 1))).collect()),
