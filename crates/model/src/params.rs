@@ -139,7 +139,7 @@ impl ParamTable {
 
     /// Initial values of all parameters: a function of the seed alone. // `f32 [flat_len]`
     pub fn init(&self, seed: u64) -> Vec<f32> {
-        let mut values = vec![0.0; self.len];
+        let mut values = vec![0.0; self.flat_len()];
         for spec in &self.specs {
             self.init_one(spec, seed, &mut values);
         }
