@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
+use cloze_model::ModelError;
 use cloze_model::files::adapter::{ADAPTER_CONFIG, Adapted, Adapter, is_adapter};
 use cloze_model::files::card::Card;
 use cloze_model::files::sentence::SentenceModel;
-use cloze_model::ModelError;
 use cloze_task::Settings;
 use cloze_task::context::SETTINGS_FILE;
 use cloze_text::{Tokenizer, TokenizerError};

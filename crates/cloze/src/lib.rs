@@ -30,8 +30,8 @@ pub use cloze_train as train;
 pub use adapter::Source;
 pub use device::{Device, DeviceChoice};
 pub use error::Error;
-pub use shared::Encoders;
 pub use pipeline::{Form, Pipeline, States};
+pub use shared::Encoders;
 
 use cloze_train::finetune::{FinetuneRun, Finetuned};
 use cloze_train::fit::Outcome;

@@ -7,9 +7,9 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use cloze_model::ModelError;
 use cloze_model::files::adapter::Beside;
 use cloze_model::params::Spec;
-use cloze_model::ModelError;
 use cloze_tensor::{Backend, Frozen, Operands, Weights};
 use sha2::{Digest, Sha256};
 

@@ -176,9 +176,7 @@ pub enum ModelError {
         known: String,
     },
     /// A model folder was expected, and this is an adapter's.
-    #[error(
-        "{folder} is an adapter (it has {file}), not a model; `cloze convert --from {folder} --out NEW` merges it into its base"
-    )]
+    #[error("{folder} is an adapter (it has {file}), not a model; `cloze convert --from {folder} --out NEW` merges it into its base")]
     IsAdapter {
         /// The folder.
         folder: PathBuf,

@@ -26,8 +26,10 @@ fn base(name: &str, folder: &Path) -> PathBuf {
         body.names().iter().map(|n| (n.clone(), body.read(n).unwrap().unwrap())).collect();
     let own = head.names().iter().filter_map(|n| Some((n.strip_prefix("weight.")?.to_owned(), head.read(n).unwrap().unwrap())));
     tensors.extend(own);
-    let out: Vec<OutTensor> =
-        tensors.iter().map(|(name, (shape, v))| OutTensor { name: name.clone(), shape: shape.clone(), values: OutValues::F32(v) }).collect();
+    let out: Vec<OutTensor> = tensors
+        .iter()
+        .map(|(name, (shape, v))| OutTensor { name: name.clone(), shape: shape.clone(), values: OutValues::F32(v) })
+        .collect();
     let base = folder.join(name);
     std::fs::create_dir(&base).unwrap();
     write(&base.join("model.safetensors"), &out, &[]).unwrap();
@@ -194,7 +196,8 @@ fn a_written_adapter_is_read_bit_for_bit() {
         save_adapter(&out, &beside.model, &values, &card, &[("pad_token_id", 0)]).unwrap();
         let config: Value = serde_json::from_slice(&std::fs::read(out.join(ADAPTER_CONFIG)).unwrap()).unwrap();
         let targets: Vec<&str> = config["target_modules"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
-        let meant = |module: &str| targets.iter().any(|t| module.strip_suffix(t).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')));
+        let meant =
+            |module: &str| targets.iter().any(|t| module.strip_suffix(t).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')));
         assert!(targets.len() < beside.model.updates().len(), "{name}: {targets:?}");
         assert!(beside.model.updates().iter().all(|u| meant(&u.module)) && !meant("bert.pooler.dense"), "{name}: {targets:?}");
         let written = Adapter::read(&out).unwrap();
@@ -229,7 +232,8 @@ fn what_is_broken_is_told() {
     };
     let whole = TensorFiles::open(vec![at.join(ADAPTER_WEIGHTS)]).unwrap();
     let held: Vec<(String, (Vec<usize>, Vec<f32>))> = whole.names().iter().map(|n| (n.clone(), whole.read(n).unwrap().unwrap())).collect();
-    let out = |name: &str, shape: &[usize], v: &'static [f32]| OutTensor { name: name.into(), shape: shape.into(), values: OutValues::F32(v) };
+    let out =
+        |name: &str, shape: &[usize], v: &'static [f32]| OutTensor { name: name.into(), shape: shape.into(), values: OutValues::F32(v) };
     let all = || -> Vec<OutTensor> {
         held.iter().map(|(name, (shape, v))| OutTensor { name: name.clone(), shape: shape.clone(), values: OutValues::F32(v) }).collect()
     };
@@ -252,10 +256,13 @@ fn what_is_broken_is_told() {
     static FOUR: [f32; 64] = [0.5; 64];
     let module = "base_model.model.bert.encoder.layer.0.attention.self.key";
     let pair = |a: &[usize], b: &[usize]| {
-        let (a, b) = (out(&format!("{module}.lora_A.weight"), a, &FOUR[..a[0] * a[1]]), out(&format!("{module}.lora_B.weight"), b, &FOUR[..b[0] * b[1]]));
+        let (a, b) = (
+            out(&format!("{module}.lora_A.weight"), a, &FOUR[..a[0] * a[1]]),
+            out(&format!("{module}.lora_B.weight"), b, &FOUR[..b[0] * b[1]]),
+        );
         all().into_iter().chain([a, b]).collect::<Vec<_>>()
     };
-    let with = |more: OutTensor| all().into_iter().chain([more]).collect::<Vec<_>>();
+    let with = |more: OutTensor<'static>| -> Vec<OutTensor> { all().into_iter().chain([more]).collect() };
     let cases: Vec<(&str, Vec<OutTensor>)> = vec![
         ("A is of rank 4, B of rank 2", pair(&[4, 16], &[16, 2])),
         ("the configuration says [16, 16]", pair(&[4, 16], &[8, 4])),

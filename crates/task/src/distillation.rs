@@ -136,7 +136,14 @@ mod tests {
     use super::*;
     use crate::loss::loss;
 
-    fn mixed(distillation: Distillation, options: &LossOptions, examples: &[Rows], teacher: &[&[f32]], values: &[f32], width: usize) -> Loss {
+    fn mixed(
+        distillation: Distillation,
+        options: &LossOptions,
+        examples: &[Rows],
+        teacher: &[&[f32]],
+        values: &[f32],
+        width: usize,
+    ) -> Loss {
         let mut sum = loss(options, examples, values, width);
         distill(distillation, options, examples, teacher, values, width, &mut sum);
         sum
@@ -162,9 +169,7 @@ mod tests {
             let numbers = |by: usize| (0..rows * width).map(|i| ((i * by + 3) % 11) as f32 / 5.0 - 1.0).collect::<Vec<_>>();
             let (values, teacher) = (numbers(7), numbers(5));
             let examples = [example];
-            let at = |values: &[f32]| {
-                mixed(Distillation { temperature: 2.5, weight: 0.7 }, options, &examples, &[&teacher], values, width)
-            };
+            let at = |values: &[f32]| mixed(Distillation { temperature: 2.5, weight: 0.7 }, options, &examples, &[&teacher], values, width);
             let found = at(&values);
             for i in 0..values.len() {
                 let moved = |step: f32| {

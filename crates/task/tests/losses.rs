@@ -58,7 +58,8 @@ fn shape(value: &Value) -> Vec<usize> {
 fn run(case: &Case) -> (f64, Vec<f32>) {
     let (values, shape) = (numbers(&case.logits), shape(&case.logits));
     let labels = numbers(&case.labels);
-    let options = LossOptions { label_smoothing: case.label_smoothing, class_weights: case.class_weights.clone(), ..LossOptions::default() };
+    let options =
+        LossOptions { label_smoothing: case.label_smoothing, class_weights: case.class_weights.clone(), ..LossOptions::default() };
     // Targets with their rows; the rows of an example's teacher stand in its answers.
     let (width, targets): (usize, Vec<(Target, Vec<std::ops::Range<usize>>)>) = match case.kind.as_str() {
         "class" => (shape[1], labels.iter().enumerate().map(|(i, l)| (Target::Class(*l as u32), one(i, i + 1))).collect()),
@@ -125,9 +126,9 @@ fn losses_and_gradients_are_pytorchs() {
 fn a_wrong_loss_is_seen() {
     for mut case in cases() {
         if case.teacher.is_null() {
-            // another number in the place of a logit
+            // other numbers in the place of the logits
             let mut logits = numbers(&case.logits);
-            logits[0] += 0.1;
+            logits.iter_mut().enumerate().for_each(|(i, logit)| *logit += 0.1 * (i + 1) as f32);
             let shape = shape(&case.logits);
             case.logits = nested(&logits, &shape);
         } else {

@@ -122,7 +122,8 @@ pub fn adapt<B: Backend>(
 fn recipe(run: &FinetuneRun, config: &AdaptConfig, folder: &Path, corpus: PathBuf) -> Result<PretrainRun, TrainError> {
     let path = run.model.join("config.json");
     let positions = Config::read(&path)?.size_or("max_position_embeddings", config.sequence_length)?;
-    let longest = if config.sequence_length == default_sequence_length() { config.sequence_length.min(positions) } else { config.sequence_length };
+    let longest =
+        if config.sequence_length == default_sequence_length() { config.sequence_length.min(positions) } else { config.sequence_length };
     Ok(PretrainRun {
         out: folder.to_owned(),
         seed: run.seed,
@@ -145,7 +146,13 @@ fn recipe(run: &FinetuneRun, config: &AdaptConfig, folder: &Path, corpus: PathBu
 }
 
 /// Make the corpus of the first phase; a line about it. `None` when it was stopped.
-fn corpus_of(run: &FinetuneRun, config: &AdaptConfig, folder: &Path, corpus: &Path, control: &Control) -> Result<Option<String>, TrainError> {
+fn corpus_of(
+    run: &FinetuneRun,
+    config: &AdaptConfig,
+    folder: &Path,
+    corpus: &Path,
+    control: &Control,
+) -> Result<Option<String>, TrainError> {
     let fields = cloze_task::require(&run.task)?.fields();
     let tokenizer = Tokenizer::load(&run.model)?;
     let mut inputs = Vec::new();
@@ -170,7 +177,8 @@ fn corpus_of(run: &FinetuneRun, config: &AdaptConfig, folder: &Path, corpus: &Pa
     }
     let holdout = PrepareOptions::default().holdout.max(0.02); // domains are small: enough to see whether it helps
     let options = PrepareOptions { inputs, out: corpus.to_owned(), holdout, ..PrepareOptions::default() };
-    let report = prepare(&options, &tokenizer, &mut |_| if control.stop_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
+    let report =
+        prepare(&options, &tokenizer, &mut |_| if control.stop_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
     match report {
         Err(_) if control.stop_requested() => Ok(None),
         report => {

@@ -55,7 +55,9 @@ impl LoraConfig {
             c if !(1..=1 << 14).contains(&c.rank) => refuse("lora.rank", c.rank.to_string(), "1 to 16384"),
             c if !(c.alpha.is_finite() && c.alpha > 0.0) => refuse("lora.alpha", c.alpha.to_string(), "a number above 0"),
             c if !(0.0..1.0).contains(&c.dropout) => refuse("lora.dropout", c.dropout.to_string(), "a number from 0 to below 1"),
-            c if c.targets.is_empty() => refuse("lora.targets", "[]".into(), "names of matrices such as [\"query\", \"value\"], or [\"all-linear\"]"),
+            c if c.targets.is_empty() => {
+                refuse("lora.targets", "[]".into(), "names of matrices such as [\"query\", \"value\"], or [\"all-linear\"]")
+            }
             _ if run.optimizer.ema > 0.0 => refuse("optimizer.ema", run.optimizer.ema.to_string(), "0 with [lora]"),
             _ if run.from_scratch => refuse("lora", "a frozen body".into(), "no from_scratch: a random body would stay random"),
             _ if run.optimizer.freeze_layers > 0 => {
@@ -81,7 +83,12 @@ impl LoraConfig {
     pub(crate) fn line(&self, model: &Model) -> String {
         let own = model.table().specs().iter().filter(|s| model.table().is_own(s.param)).map(|s| s.param.len() as u64).sum();
         let (matrices, all) = (model.updates().len(), model.table().count() as u64);
-        format!("LoRA of rank {} on {matrices} matrices: {} of {} parameters are trained, head included", self.rank, grouped(own), grouped(all))
+        format!(
+            "LoRA of rank {} on {matrices} matrices: {} of {} parameters are trained, head included",
+            self.rank,
+            grouped(own),
+            grouped(all)
+        )
     }
 
     /// What the adapter calls its base: as the recipe says, else the model's folder.

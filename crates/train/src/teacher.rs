@@ -236,7 +236,12 @@ fn own_tokens(folder: &Path, student: &Student, context: &Context) -> Result<Opt
         }
         alike &= same && ours.len() == count;
         if by_token && !alike {
-            return Err(TrainError::TeacherTokens { folder: folder.to_owned(), path: row.path.to_path_buf(), line: row.line, task: student.task.name() });
+            return Err(TrainError::TeacherTokens {
+                folder: folder.to_owned(),
+                path: row.path.to_path_buf(),
+                line: row.line,
+                task: student.task.name(),
+            });
         }
     }
     if own.len() != student.examples.len() {

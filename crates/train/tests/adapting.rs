@@ -175,7 +175,8 @@ fn low_rank_updates_learn_while_the_base_stays() {
 fn a_resumed_lora_run_is_the_uninterrupted_one() {
     let folder = tempfile::tempdir().unwrap();
     let base = model(folder.path(), "base", 2, false);
-    let lora = LoraConfig { rank: 2, targets: vec!["query".into(), "value".into()], dropout: 0.1, keep: Keep::Adapter, ..LoraConfig::default() };
+    let lora =
+        LoraConfig { rank: 2, targets: vec!["query".into(), "value".into()], dropout: 0.1, keep: Keep::Adapter, ..LoraConfig::default() };
     let of = |out: &str| FinetuneRun { lora: Some(lora.clone()), budget: Budget::Epochs(4.0), ..run(folder.path(), &base, out) };
     let whole = of("whole");
     tune(&whole, false, None).unwrap();

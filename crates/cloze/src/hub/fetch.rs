@@ -67,7 +67,10 @@ pub(super) fn fetch(hub: &Hub, name: &Name, progress: &mut dyn FnMut(Progress)) 
 fn wanted(files: &[String]) -> Vec<&String> {
     let top = |f: &str| !f.contains('/');
     let safetensors = |f: &str| {
-        f == ADAPTER_WEIGHTS || f == "model.safetensors" || f == "model.safetensors.index.json" || (f.starts_with("model-") && f.ends_with(".safetensors"))
+        f == ADAPTER_WEIGHTS
+            || f == "model.safetensors"
+            || f == "model.safetensors.index.json"
+            || (f.starts_with("model-") && f.ends_with(".safetensors"))
     };
     let torch = |f: &str| {
         f == "pytorch_model.bin" || f == "pytorch_model.bin.index.json" || (f.starts_with("pytorch_model-") && f.ends_with(".bin"))

@@ -77,17 +77,22 @@ impl Adapter {
         let (mut ranks, mut whole) = (BTreeMap::new(), BTreeMap::new());
         for name in files.names() {
             let fault = |fault: String| ModelError::Tensors { path: weights.clone(), fault };
-            let own = name.strip_prefix(PREFIX).ok_or_else(|| fault(format!("tensor `{name}` is not named `{PREFIX}…`, as PEFT names them")))?;
+            let own =
+                name.strip_prefix(PREFIX).ok_or_else(|| fault(format!("tensor `{name}` is not named `{PREFIX}…`, as PEFT names them")))?;
             let own = own.replace(".base_layer.", ".").replace(".modules_to_save.", ".");
             let low = own.strip_suffix(".lora_A.weight").map(|m| (m, 0)).or_else(|| own.strip_suffix(".lora_B.weight").map(|m| (m, 1)));
             match low {
                 Some((module, which)) => {
                     let shape = files.describe(name).map(|(shape, _)| shape).unwrap_or_default();
-                    let &[rows, cols] = shape.as_slice() else { return Err(fault(format!("tensor `{name}` of shape {shape:?} is no matrix"))) };
+                    let &[rows, cols] = shape.as_slice() else {
+                        return Err(fault(format!("tensor `{name}` of shape {shape:?} is no matrix")));
+                    };
                     let rank = if which == 0 { rows } else { cols };
                     ranks.entry(module.to_owned()).or_insert([None; 2])[which] = Some(rank);
                 }
-                None if own.contains(".lora_") => return Err(fault(format!("tensor `{name}` is of a kind of LoRA that Cloze does not read"))),
+                None if own.contains(".lora_") => {
+                    return Err(fault(format!("tensor `{name}` is of a kind of LoRA that Cloze does not read")));
+                }
                 None => {
                     whole.insert(own, name.clone());
                 }
@@ -168,9 +173,11 @@ impl Adapter {
     fn labels(&self, family: &'static Family, base: &Config, heads: &Heads) -> Result<Option<usize>, ModelError> {
         let blueprint = (family.blueprint)(base)?;
         let head = if heads.output == Output::Tokens { "tokens.weight" } else { "classifier.weight" };
-        let spec = Spec { name: head.into(), param: Param { offset: 0, rows: 1, cols: 1 }, init: crate::params::Init::Zeros, role: Role::Table };
+        let spec =
+            Spec { name: head.into(), param: Param { offset: 0, rows: 1, cols: 1 }, init: crate::params::Init::Zeros, role: Role::Table };
         let names = (family.names)(&spec, &blueprint);
-        let shape = names.iter().flat_map(|part| candidates(family, &spec, part)).find_map(|name| self.files.describe(self.whole.get(&name)?));
+        let shape =
+            names.iter().flat_map(|part| candidates(family, &spec, part)).find_map(|name| self.files.describe(self.whole.get(&name)?));
         Ok(shape.and_then(|(shape, _)| shape.first().copied()))
     }
 
@@ -181,7 +188,8 @@ impl Adapter {
     /// A and B of a module.
     fn pair(&self, module: &str) -> Result<(Vec<f32>, Vec<f32>), ModelError> {
         let read = |which: &str| -> Result<Vec<f32>, ModelError> {
-            let found = self.files.names().iter().find(|name| name.replace(".base_layer.", ".") == format!("{PREFIX}{module}.lora_{which}.weight"));
+            let found =
+                self.files.names().iter().find(|name| name.replace(".base_layer.", ".") == format!("{PREFIX}{module}.lora_{which}.weight"));
             Ok(found.map(|name| self.files.read(name)).transpose()?.flatten().map(|(_, values)| values).unwrap_or_default())
         };
         Ok((read("A")?, read("B")?))
@@ -539,6 +547,10 @@ impl Beside<'_> {
 
     /// Whether a matrix stands in the files as bytes.
     pub fn is_bytes(&self, spec: &Spec) -> bool {
-        self.adapted.model.table().get(&spec.name).is_some_and(|own| self.adapted.opened.is_bytes(own) && !self.model.table().is_own(spec.param))
+        self.adapted
+            .model
+            .table()
+            .get(&spec.name)
+            .is_some_and(|own| self.adapted.opened.is_bytes(own) && !self.model.table().is_own(spec.param))
     }
 }

@@ -111,25 +111,33 @@ fn models_over_one_encoder_answer_as_they_do_alone() {
     compare();
 }
 
-/// Bytes that a device of its own holds with all of these models loaded.
-fn memory(folders: &[(&'static str, std::path::PathBuf)], load: impl Fn(&'static Device, &Path) -> Pipeline<'static>) -> usize {
-    let device: &'static Device = Box::leak(Box::new(Device::open(DeviceChoice::Cpu, Some(1))));
-    let Device::Cpu(cpu) = device;
-    let pipelines: Vec<Pipeline> = folders.iter().map(|(_, path)| load(device, path)).collect();
-    assert_eq!(pipelines.len(), folders.len());
-    cpu.memory_stats().current
-}
-
 #[test]
 fn an_encoder_is_in_memory_once() {
     let folder = tempfile::tempdir().unwrap();
-    let folders = write(folder.path());
-    let same = &folders[..5];
-    let one = memory(&same[..1], |device, path| Pipeline::load(device, path, Precision::F32, None).unwrap());
-    let apart = memory(same, |device, path| Pipeline::load(device, path, Precision::F32, None).unwrap());
-    let encoders = Encoders::default();
-    let shared = memory(same, |device, path| Pipeline::load_shared(device, path, Precision::F32, None, &encoders).unwrap());
-    assert_eq!(encoders.count(), 0, "an encoder lives as long as its models");
-    // five models: what is added to the first is heads and updates
-    assert!(apart > 4 * one && shared < 2 * one, "one model {one}, five apart {apart}, five on one encoder {shared}");
+    let device = Device::open(DeviceChoice::Cpu, Some(1));
+    let Device::Cpu(cpu) = &device;
+    let mut encoder = None;
+    let (mut apart, mut shared, mut one) = (0, 0, 0);
+    for (name, path) in &write(folder.path())[..5] {
+        let source = cloze::Source::of(path).unwrap();
+        let adapter = source.adapter.as_deref().map(|at| cloze::model::files::adapter::Adapter::read(at).unwrap());
+        let adapted = cloze::model::files::adapter::Adapted::open(&source.base, adapter, None, 0).unwrap();
+        let beside = adapted.beside().unwrap();
+        let f32s = |_: &cloze::model::params::Spec| cloze::tensor::Operands::F32;
+        let whole = beside.model.freeze(&**cpu, f32s, |spec, take| beside.lend(spec, take)).unwrap();
+        let whole = whole.packed.bytes() + 4 * whole.len();
+        let body = encoder.get_or_insert_with(|| {
+            let body = Arc::new(beside.model.freeze_body(&**cpu, f32s, |spec, take| beside.lend(spec, take)).unwrap());
+            shared += body.packed.bytes() + 4 * body.len();
+            one = shared;
+            body
+        });
+        let own = beside.model.freeze_own(&**cpu, f32s, |spec, take| beside.lend(spec, take), Arc::clone(body)).unwrap();
+        let own = own.packed.bytes() + 4 * own.len();
+        assert!(own < whole / 2, "{name}: {own} bytes of its own, {whole} with the encoder");
+        apart += whole;
+        shared += own;
+    }
+    // five models: what is added to the encoder is heads and updates
+    assert!(apart > 5 * one && shared < 2 * one, "the encoder {one}, five models apart {apart}, on one encoder {shared}");
 }
