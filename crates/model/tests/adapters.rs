@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cloze_model::adaptation::{Adaptation, Rank};
 use cloze_model::files::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapted, Adapter, AdapterCard, is_adapter, save_adapter};
-use cloze_model::files::safetensors::{OutTensor, OutValues, TensorFiles, write};
+use cloze_model::files::safetensors::{HostTensor, OutTensor, OutValues, TensorFiles, write};
 use cloze_model::registry::{Class, family};
 use cloze_model::{Input, Model};
 use cloze_tensor::plain::Plain;
@@ -22,8 +22,7 @@ fn base(name: &str, folder: &Path) -> PathBuf {
     let at = fixture("families").join(name);
     let body = TensorFiles::open(vec![at.join("body.safetensors")]).unwrap();
     let head = TensorFiles::open(vec![at.join("ForSequenceClassification.safetensors")]).unwrap();
-    let mut tensors: Vec<(String, (Vec<usize>, Vec<f32>))> =
-        body.names().iter().map(|n| (n.clone(), body.read(n).unwrap().unwrap())).collect();
+    let mut tensors: Vec<(String, HostTensor)> = body.names().iter().map(|n| (n.clone(), body.read(n).unwrap().unwrap())).collect();
     let own = head.names().iter().filter_map(|n| Some((n.strip_prefix("weight.")?.to_owned(), head.read(n).unwrap().unwrap())));
     tensors.extend(own);
     let out: Vec<OutTensor> = tensors
@@ -231,7 +230,7 @@ fn what_is_broken_is_told() {
         opened.err().map(|e| e.to_string()).unwrap_or_default()
     };
     let whole = TensorFiles::open(vec![at.join(ADAPTER_WEIGHTS)]).unwrap();
-    let held: Vec<(String, (Vec<usize>, Vec<f32>))> = whole.names().iter().map(|n| (n.clone(), whole.read(n).unwrap().unwrap())).collect();
+    let held: Vec<(String, HostTensor)> = whole.names().iter().map(|n| (n.clone(), whole.read(n).unwrap().unwrap())).collect();
     let out =
         |name: &str, shape: &[usize], v: &'static [f32]| OutTensor { name: name.into(), shape: shape.into(), values: OutValues::F32(v) };
     let all = || -> Vec<OutTensor> {

@@ -7,6 +7,9 @@ use cloze_task::loss::{LossOptions, Target, loss};
 use serde::Deserialize;
 use serde_json::Value;
 
+/// A target with the outputs that it is about.
+type Aimed = (Target, Vec<std::ops::Range<usize>>);
+
 /// One case of the fixture.
 #[derive(Deserialize)]
 struct Case {
@@ -61,7 +64,7 @@ fn run(case: &Case) -> (f64, Vec<f32>) {
     let options =
         LossOptions { label_smoothing: case.label_smoothing, class_weights: case.class_weights.clone(), ..LossOptions::default() };
     // Targets with their rows; the rows of an example's teacher stand in its answers.
-    let (width, targets): (usize, Vec<(Target, Vec<std::ops::Range<usize>>)>) = match case.kind.as_str() {
+    let (width, targets): (usize, Vec<Aimed>) = match case.kind.as_str() {
         "class" => (shape[1], labels.iter().enumerate().map(|(i, l)| (Target::Class(*l as u32), one(i, i + 1))).collect()),
         "tokens" => (shape[1], vec![(Target::Tokens(labels.iter().map(|l| *l as u32).collect()), one(0, shape[0]))]),
         "classes" => (shape[1], labels.chunks(shape[1]).enumerate().map(|(i, l)| (Target::Classes(l.to_vec()), one(i, i + 1))).collect()),
