@@ -1,21 +1,31 @@
-// One page that loads nothing from elsewhere: script and style stand inside it. The result is checked in, so that building the
-// server needs neither node nor a network.
+// Pages that load nothing from elsewhere: script and style stand inside them. The results are checked in, so that building the programs
+// needs neither node nor a network.
 import { build } from 'esbuild'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
 
-const here = (path) => new URL(path, import.meta.url)
-const { outputFiles } = await build({
-  entryPoints: [here('src/main.ts').pathname],
-  bundle: true,
-  minify: true,
-  target: 'es2022',
-  format: 'iife',
-  charset: 'utf8',
-  write: false,
-})
-const script = outputFiles[0].text.replaceAll('</script', '<\\/script')
-const style = readFileSync(here('src/style.css'), 'utf8')
-const page = readFileSync(here('src/index.html'), 'utf8')
-  .replace('/* style */', () => style)
-  .replace('/* script */', () => script)
-writeFileSync(here('../crates/serve/assets/playground.html'), page)
+const here = (path) => new URL(path, import.meta.url).pathname
+const read = (path) => readFileSync(here(path), 'utf8')
+
+// entry, frame, result
+const pages = [
+  ['src/main.ts', 'src/index.html', '../crates/serve/assets/playground.html'],
+  ['src/attention_page.ts', 'src/attention.html', '../crates/cloze/assets/attention.html'],
+]
+for (const [entry, frame, result] of pages) {
+  const { outputFiles } = await build({
+    entryPoints: [here(entry)],
+    bundle: true,
+    minify: true,
+    target: 'es2022',
+    format: 'iife',
+    charset: 'utf8',
+    write: false,
+  })
+  const script = outputFiles[0].text.replaceAll('</script', '<\\/script')
+  const page = read(frame)
+    .replace('/* style */', () => read('src/style.css'))
+    .replace('/* script */', () => script)
+  mkdirSync(dirname(here(result)), { recursive: true })
+  writeFileSync(here(result), page)
+}

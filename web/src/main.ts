@@ -4,6 +4,7 @@ import { info as ask, setModel, type Info } from './api'
 import { attentionPage } from './attention'
 import { make } from './dom'
 import { loadSamples, tryPage } from './tasks'
+import { isDark, theme } from './theme'
 import { leaveTraining, trainingPage } from './training'
 import { languageTag, otherLanguage, say, type Word } from './words'
 
@@ -16,12 +17,6 @@ const pages: { name: Word; open: (info: Info) => HTMLElement }[] = [
 const root = document.documentElement
 const app = document.querySelector('#app')!
 let info: Info
-
-function theme(next?: string) {
-  if (next) localStorage.setItem('theme', next)
-  const system = matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light'
-  root.dataset.theme = localStorage.getItem('theme') ?? system
-}
 
 const current = () => pages.find((p) => `#${p.name}` === location.hash) ?? pages[0]!
 
@@ -40,7 +35,7 @@ function render() {
   for (const name of info.models) models.append(make('option', { value: name, selected: name === info.model_id }, name))
   const link = (p: (typeof pages)[number]) =>
     make('button', { 'aria-pressed': p === page, click: () => void (location.hash = p.name) }, say(p.name))
-  const dark = root.dataset.theme === 'dark'
+  const dark = isDark()
   app.replaceChildren(
     make(
       'header',
@@ -49,8 +44,8 @@ function render() {
       make('nav', { 'aria-label': 'Cloze' }, ...pages.map(link)),
       make('span', { class: 'space' }),
       models,
-      make('button', { 'aria-pressed': dark, click: () => (theme(dark ? 'light' : 'dark'), render()) }, say('theme')),
-      make('button', { lang: languageTag() === 'en' ? 'zh' : 'en', click: () => (otherLanguage(), render()) }, say('language')),
+      make('button', { id: 'theme', 'aria-pressed': dark, click: () => (theme(dark ? 'light' : 'dark'), render()) }, say('theme')),
+      make('button', { id: 'language', lang: languageTag() === 'en' ? 'zh' : 'en', click: () => (otherLanguage(), render()) }, say('language')),
       make('a', { href: './docs' }, say('routes')),
     ),
     make('main', {}, page.open(info)),

@@ -155,7 +155,7 @@ export function tasks(info: Info): Task[] {
   ]
   const known = all.filter((task) => info.routes.includes(task.route))
   // What has no view of its own is asked and shown as JSON.
-  const own = ['/embed', '/embed_all', '/classify', '/v1/embeddings', '/v1/rerank', '/attention', ...all.map((t) => t.route)]
+  const own = ['/embed', '/embed_all', '/classify', '/v1/embeddings', '/v1/rerank', '/attention', '/ablation', ...all.map((t) => t.route)]
   const others = info.routes.filter((route) => !own.includes(route)).map(
     (route): Task => ({
       route,

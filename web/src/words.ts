@@ -1,5 +1,7 @@
 // English and Chinese. Every text of the page stands here.
 
+import { recall, remember } from './memory'
+
 const words = {
   try: ['Try', '试用'],
   attention: ['Attention', '注意力'],
@@ -28,19 +30,47 @@ const words = {
   json: ['Input as JSON', 'JSON 输入'],
   none: ['nothing found', '没有结果'],
   times: ['round trip {0} ms; in the server: {1} ms in all, {2} queue, {3} inference; {4} tokens', '往返 {0} 毫秒；服务器内：共 {1} 毫秒，排队 {2}，推理 {3}；{4} 个词元'],
-  gridHelp: ['Every head of every layer: rows look, columns are looked at. Choose one.', '每层的每个头：行是查询词元，列是被关注的词元。点击选择。'],
+  modelView: ['Model view', '模型视图'],
+  headView: ['Head view', '注意力头视图'],
+  neuronView: ['Neuron view', '神经元视图'],
+  texts: ['Texts', '文本'],
+  gridHelp: ['Every head of every layer: rows look, columns are looked at. Choose one, also by the arrow keys.', '每层的每个头：行是查询词元，列是被关注的词元。点击或用方向键选择。'],
+  gridEffects: ['The stripe below a head says how much the answer loses without it.', '头下方的条纹表示去掉它之后答案变差多少。'],
+  overlay: ['all heads of the layer', '显示该层所有头'],
+  isOff: ['off', '已关闭'],
+  switchOff: ['Switch this head off', '关闭这个头'],
+  switchOn: ['Switch this head on', '打开这个头'],
+  allOn: ['Switch all heads on', '打开所有头'],
+  tryAll: ['Try without each head', '逐个去掉每个头'],
+  offHelp: ['Switch heads off above and see the answer change.', '在上方关闭注意力头，观察答案的变化。'],
+  ablation: ['Without a head', '去掉一个头'],
+  ablationHelp: ['A head that is off gives zeros to the output projection.', '被关闭的头向输出投影提供全零。'],
+  measure_loss: ['The loss is the mean of −ln p of the words that are looked for; it grows as the answer gets worse.', '损失是目标词 −ln p 的平均值，答案越差损失越大。'],
+  measure_probability: ['The probability is that of what the whole model answers.', '概率指完整模型所给答案的概率。'],
+  measure_number: ['The number is what the model answers.', '数值即模型的输出。'],
+  measure_cosine: ['The cosine compares the vector with that of the whole model.', '余弦值将向量与完整模型的向量作比较。'],
+  name_loss: ['loss', '损失'],
+  name_probability: ['probability', '概率'],
+  name_number: ['number', '数值'],
+  name_cosine: ['cosine', '余弦'],
+  loseLoss: ['How much the loss grows without each head alone; below 0 it falls.', '单独去掉每个头后损失增加多少；负值表示损失下降。'],
+  loseShare: ['How much is lost without each head alone; below 0 it is gained.', '单独去掉每个头后损失多少；负值表示有所提高。'],
+  loseNumber: ['How far the number moves without each head alone.', '单独去掉每个头后数值变化多少。'],
+  matterMost: ['The heads that matter most', '最重要的头'],
+  allHeads: ['with all heads', '使用所有头'],
+  withoutHeads: ['without {0}', '去掉 {0}'],
+  likelihood: ['ln p of {1} tokens {0}, perplexity {2}', '{1} 个词元的 ln p 为 {0}，困惑度 {2}'],
+  queryToken: ['query token', '查询词元'],
+  keyToken: ['key token', '键词元'],
+  signs: ['blue above 0, orange below', '蓝色为正，橙色为负'],
   layer: ['layer', '层'],
   head: ['head', '头'],
-  lines2: ['Who looks at whom', '谁在看谁'],
-  linesHelp: ['Choose a token on the left; the lines are its weights. Without a choice all are shown.', '点击左侧词元，线的粗细是它的注意力权重；不选则全部显示。'],
-  steps: ['One head, step by step', '一个头，逐步计算'],
-  stepQ: ['The query of the token is a row of D numbers that the model computes from its state:', '该词元的查询向量 q，是模型由其状态算出的 D 个数：'],
-  stepK: ['Every token has a key of D numbers. Their product says how well the two fit:', '每个词元有一个键向量 k。乘积表示两者有多契合：'],
-  stepScale: ['The products grow with D, so they are multiplied by {0}:', '乘积随 D 变大，所以乘以 {0}：'],
-  stepSoftmax: ['The softmax makes weights of them, all positive, that sum to 1:', 'softmax 把它们变成权重，全为正，和为 1：'],
-  product: ['q·k', 'q·k'],
-  score: ['scaled', '缩放后'],
-  weight: ['weight', '权重'],
+  linesHelp: ['Choose a token on the left, and the lines are its weights alone; the thicker a line, the larger its weight.', '点击左侧词元只看它的连线；线越粗，注意力权重越大。'],
+  stepQ: ['Query and key are rows of D numbers that the model computes from the states of the two tokens.', '查询 q 与键 k 各是 D 个数，由模型从两个词元的状态算出。'],
+  stepK: ['Their product says how well the two fit.', '它们的乘积表示两者有多契合。'],
+  stepScale: ['Products grow with D, so they are multiplied by {0}.', '乘积随 D 变大，所以乘以 {0}。'],
+  stepSoftmax: ['The softmax makes weights of them, all positive, that sum to 1.', 'softmax 把它们变成权重，全为正，和为 1。'],
+  stepUnseen: ['This key lies outside of what the query sees.', '该键不在此查询的可见范围内。'],
   key: ['key', '键'],
   sample: ['The cat sat on the mat', '猫坐在垫子上'],
   otherSample: ['猫坐在垫子上', 'The cat sat on the mat'],
@@ -58,7 +88,7 @@ const words = {
 
 export type Word = keyof typeof words
 
-let language: 0 | 1 = (localStorage.getItem('language') ?? navigator.language).startsWith('zh') ? 1 : 0
+let language: 0 | 1 = (recall('language') ?? navigator.language).startsWith('zh') ? 1 : 0
 
 export function say(word: Word, ...values: (string | number)[]) {
   return words[word][language].replace(/\{(\d)\}/g, (_, i) => String(values[Number(i)] ?? ''))
@@ -66,7 +96,7 @@ export function say(word: Word, ...values: (string | number)[]) {
 
 export function otherLanguage() {
   language = language === 0 ? 1 : 0
-  localStorage.setItem('language', language === 1 ? 'zh' : 'en')
+  remember('language', language === 1 ? 'zh' : 'en')
 }
 
 export const languageTag = () => (language === 1 ? 'zh' : 'en')

@@ -11,8 +11,8 @@ use crate::options::{Options, print_json, print_line};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A folder with pytorch_model.bin, bert_model.ckpt.* or safetensors; one weight file; the prefix of a
-    /// TensorFlow checkpoint; or a name on the hub
-    #[arg(long, value_name = "PATH")]
+    /// TensorFlow checkpoint; a name on the hub; or an adapter's folder, which is merged into its base
+    #[arg(long, alias = "model", value_name = "PATH")]
     from: PathBuf,
     /// The folder to write
     #[arg(long, value_name = "DIR")]

@@ -16,9 +16,12 @@ use crate::tasks::{AskArgs, ColumnArgs, task_names};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The model's folder
+    /// The model's folder, or an adapter's, which finds its base
     #[arg(long, required_unless_present = "suite")]
     model: Option<PathBuf>,
+    /// An adapter's folder, put on the model
+    #[arg(long, value_name = "DIR", conflicts_with = "suite")]
+    adapter: Option<PathBuf>,
     /// The task; what the model is for by default
     #[arg(long, value_parser = task_names())]
     task: Option<String>,
@@ -56,6 +59,8 @@ struct Suite {
 struct Entry {
     name: Option<String>,
     model: PathBuf,
+    #[serde(default)]
+    adapter: Option<PathBuf>,
     data: PathBuf,
     #[serde(default)]
     task: Option<String>,
@@ -76,7 +81,8 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     let (Some(model), Some(data)) = (args.model, args.data) else { anyhow::bail!("give --model and --data, or --suite") };
     let columns = args.columns.columns();
     let (options_asked, catalogue, max_length) = (args.ask.options()?, args.catalogue, args.max_length);
-    let entry = Entry { name: None, model, data, task: args.task, columns, options: options_asked, catalogue, max_length };
+    let entry =
+        Entry { name: None, model, adapter: args.adapter, data, task: args.task, columns, options: options_asked, catalogue, max_length };
     let (task, rows, figures) = evaluate(&entry, args.predictions.as_deref(), options)?;
     if options.json {
         let mut line = serde_json::json!({"task": task, "rows": rows, "metrics": figures.values});
@@ -97,7 +103,10 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
 /// The task, the number of rows and the figures of one evaluation.
 fn evaluate(entry: &Entry, predictions: Option<&Path>, options: &Options) -> anyhow::Result<(&'static str, usize, Figures)> {
     let device = options.open()?;
-    let pipeline = Pipeline::load(&device, &entry.model, Precision::F32, entry.max_length)?;
+    let pipeline = match &entry.adapter {
+        Some(adapter) => Pipeline::load_adapted(&device, &entry.model, adapter, Precision::F32, entry.max_length)?,
+        None => Pipeline::load(&device, &entry.model, Precision::F32, entry.max_length)?,
+    };
     let task = pipeline.require(entry.task.as_deref()).with_context(|| entry.model.display().to_string())?;
     let bar = if options.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     let create = |path: &Path| std::fs::File::create(path).with_context(|| format!("{}: cannot write", path.display()));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
+use cloze::train::adapt;
 use cloze::train::finetune::FinetuneRun;
 use cloze::train::observer::{Control, Reason};
 use cloze::train::record::record;
@@ -88,13 +89,28 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
         if args.seeds > 1 {
             run.out = settings.out.join(format!("seed-{seed}"));
         }
+        let stopped = || -> anyhow::Result<u8> {
+            options.say(format!("stopped; give the same command with --resume to go on{}", sets(&args.changes)));
+            Ok(signals.exit_code())
+        };
+        // Two phases are two runs, each with its own log; a stopped one goes on in the phase that it had reached.
+        let mut resume = args.resume;
+        if run.adapt.is_some() {
+            resume &= run.out.join("checkpoints").exists();
+            if !adapt::is_done(&run) {
+                let mut observers = observers(options, args.tui, &control)?;
+                record(&adapt::folder(&run), args.resume && adapt::is_begun(&run), &mut observers)?;
+                if !cloze::adapt(&device, &run, args.resume, &mut observers, &control)? {
+                    return stopped();
+                }
+            }
+        }
         let mut observers = observers(options, args.tui, &control)?;
-        record(&run.out, args.resume, &mut observers)?;
-        let done = cloze::finetune(&device, &run, args.resume, &mut observers, &control)?;
+        record(&run.out, resume, &mut observers)?;
+        let done = cloze::finetune(&device, &run, resume, &mut observers, &control)?;
         drop(observers);
         if done.outcome.reason == Reason::Stopped {
-            options.say(format!("stopped; give the same command with --resume to go on{}", sets(&args.changes)));
-            return Ok(signals.exit_code());
+            return stopped();
         }
         let model = run.out.join("model");
         if options.json {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use cloze::doctor::{BOUND, compare, examine};
+use cloze::model::files::adapter::{Adapter, is_adapter};
 use cloze::model::files::container::Container;
 use cloze::model::files::safetensors::TensorFiles;
 use cloze::text::{MANIFEST, Manifest, Tokenizer};
@@ -42,7 +43,9 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     }
     let mut report = serde_json::Map::new();
     report.insert("folder".into(), json!(folder));
-    if folder.join("config.json").exists() {
+    if is_adapter(&folder) {
+        report.insert("adapter".into(), describe_adapter(&folder)?);
+    } else if folder.join("config.json").exists() {
         // A model that does not load is what the doctor is for.
         let model = describe_model(&folder, args.tensors).or_else(|error| describe_files(&folder, args.tensors).map_err(|_| error))?;
         report.insert("model".into(), model);
@@ -149,6 +152,20 @@ fn describe_tokenizer(tokenizer: &Tokenizer) -> Value {
         "kind": if tokenizer.wordpiece().is_some() { "WordPiece" } else { "from tokenizer.json" },
         "special": [token(s.pad), token(s.unk), token(s.cls), token(s.sep), token(s.mask)],
     })
+}
+
+fn describe_adapter(folder: &Path) -> anyhow::Result<Value> {
+    let adapter = Adapter::read(folder)?;
+    let mut ranks: Vec<usize> = adapter.updates().values().map(|update| update.rank).collect();
+    ranks.sort_unstable();
+    ranks.dedup();
+    Ok(json!({
+        "base": adapter.base().map_or_else(|e| e.to_string(), |base| base.display().to_string()),
+        "matrices": adapter.updates().len(),
+        "ranks": ranks,
+        "modules": adapter.updates().keys().collect::<Vec<_>>(),
+        "saved_whole": adapter.whole().collect::<Vec<_>>(),
+    }))
 }
 
 /// The weights of a folder whose model cannot be loaded.

@@ -2,6 +2,7 @@
 
 mod attention;
 mod bench;
+mod config;
 mod convert;
 mod dashboard;
 mod evaluate;
@@ -21,7 +22,9 @@ mod signals;
 mod tasks;
 mod tokenizer;
 
-use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use options::Options;
 
@@ -85,8 +88,25 @@ enum Command {
     Bench(bench::Command),
 }
 
+/// The command line, over the values of a configuration file where one is named.
+fn arguments() -> Result<Cli, config::ConfigError> {
+    let mut matches = Cli::command().get_matches();
+    if let Some(("serve", serve)) = matches.subcommand()
+        && let Some(path) = serve.get_one::<PathBuf>("config")
+    {
+        matches = config::with_file(&Cli::command, "serve", path)?.get_matches();
+    }
+    Ok(Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit()))
+}
+
 fn main() -> std::process::ExitCode {
-    let cli = Cli::parse();
+    let cli = match arguments() {
+        Ok(cli) => cli,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return 2.into();
+        }
+    };
     let options = &cli.options;
     let done = match cli.command {
         Command::Quickstart(args) => quickstart::run(args, options),

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// Options that all commands share.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:<number>
+    /// Where to compute: cpu, cuda, cuda:<number>, or auto (the processor)
     #[arg(long, global = true, default_value = "auto", env = "CLOZE_DEVICE", value_parser = parse_device)]
     pub(crate) device: DeviceChoice,
     /// Threads; one a core by default

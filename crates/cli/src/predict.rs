@@ -15,9 +15,12 @@ use crate::tasks::{AskArgs, ColumnArgs, task_names};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The model's folder
+    /// The model's folder, or an adapter's, which finds its base
     #[arg(long)]
     model: PathBuf,
+    /// An adapter's folder, put on the model
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// The task; what the model is for by default
     #[arg(long, value_parser = task_names())]
     task: Option<String>,
@@ -56,11 +59,24 @@ struct Answering<'a> {
     json: bool,
     paint: Paint,
     out: Option<std::fs::File>,
+    /// What inputs come from, for messages.
+    source: String,
 }
 
 impl Answering<'_> {
-    fn answer(&mut self, inputs: &[Value]) -> anyhow::Result<()> {
-        let answers = self.pipeline.answer(self.task, inputs, &self.ask)?;
+    /// Answer inputs, each with its line or number.
+    fn answer(&mut self, inputs: &[Value], lines: &[u64]) -> anyhow::Result<()> {
+        let answers = match self.pipeline.answer(self.task, inputs, &self.ask) {
+            Ok(answers) => answers,
+            Err(cloze::Error::Input { place, source }) => {
+                // Those before it have their answers, so that a run can go on behind them.
+                if place > 0 {
+                    self.answer(&inputs[..place], &lines[..place])?;
+                }
+                anyhow::bail!("{} {}: {source}", self.source, lines[place]);
+            }
+            Err(error) => return Err(error.into()),
+        };
         let mut text = String::new();
         for (input, answer) in inputs.iter().zip(answers) {
             if self.json {
@@ -98,7 +114,7 @@ impl Answering<'_> {
     /// Answer every line as it comes: whoever types gets an answer at once, a file is answered in chunks.
     fn lines<R: Read>(&mut self, from: R, skip: u64) -> anyhow::Result<u8> {
         let mut from = BufReader::with_capacity(1 << 18, from);
-        let (mut chunk, mut line) = (Vec::new(), Vec::new());
+        let (mut chunk, mut numbers, mut line) = (Vec::new(), Vec::new(), Vec::new());
         for number in 1u64.. {
             line.clear();
             if from.read_until(b'\n', &mut line)? == 0 {
@@ -107,15 +123,18 @@ impl Answering<'_> {
             if number <= skip {
                 continue;
             }
-            let text = std::str::from_utf8(&line).with_context(|| format!("line {number}: not UTF-8"))?.trim_end_matches(['\r', '\n']);
+            let text =
+                std::str::from_utf8(&line).with_context(|| format!("{} {number}: not UTF-8", self.source))?.trim_end_matches(['\r', '\n']);
             chunk.push(self.input(text));
+            numbers.push(number);
             if chunk.len() == CHUNK || !from.buffer().contains(&b'\n') {
-                self.answer(&chunk)?;
+                self.answer(&chunk, &numbers)?;
                 chunk.clear();
+                numbers.clear();
             }
         }
         if !chunk.is_empty() {
-            self.answer(&chunk)?;
+            self.answer(&chunk, &numbers)?;
         }
         Ok(0)
     }
@@ -123,7 +142,10 @@ impl Answering<'_> {
 
 pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     let device = options.open()?;
-    let pipeline = Pipeline::load(&device, &args.model, args.precision, args.max_length)?;
+    let pipeline = match &args.adapter {
+        Some(adapter) => Pipeline::load_adapted(&device, &args.model, adapter, args.precision, args.max_length)?,
+        None => Pipeline::load(&device, &args.model, args.precision, args.max_length)?,
+    };
     let task = pipeline.require(args.task.as_deref()).with_context(|| args.model.display().to_string())?;
     for name in pipeline.newly_initialised() {
         options.say(format!("warning: {name} is in no file and was newly initialised"));
@@ -137,11 +159,13 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
         }
     };
     let json = options.json || args.out.is_some();
-    let mut answering = Answering { pipeline: &pipeline, task, ask: args.ask.options()?, json, paint: Paint { colour }, out };
+    let mut answering =
+        Answering { pipeline: &pipeline, task, ask: args.ask.options()?, json, paint: Paint { colour }, out, source: String::new() };
     if done > 0 {
         options.say(format!("{done} answers are there already; going on behind them"));
     }
     if let Some(path) = &args.input {
+        answering.source = format!("{}: line", path.display());
         if path.extension().is_some_and(|e| e == "txt") {
             let file = std::fs::File::open(path).with_context(|| format!("{}: cannot read", path.display()))?;
             return answering.lines(file, done);
@@ -149,18 +173,37 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
         let rows = Rows::open(path, task.fields(), &args.columns.columns(), false)?;
         let mut rows = rows.skip(usize::try_from(done).unwrap_or(usize::MAX));
         loop {
-            let chunk: Vec<Value> = rows.by_ref().take(CHUNK).map(|r| r.map(|r| r.value)).collect::<Result<_, _>>()?;
-            if chunk.is_empty() {
-                return Ok(0);
+            let (mut chunk, mut lines, mut fault) = (Vec::new(), Vec::new(), None);
+            for row in rows.by_ref().take(CHUNK) {
+                match row {
+                    Ok(row) => {
+                        lines.push(row.line);
+                        chunk.push(row.value);
+                    }
+                    // What stands before it is answered first.
+                    Err(error) => {
+                        fault = Some(error);
+                        break;
+                    }
+                }
             }
-            answering.answer(&chunk)?;
+            if !chunk.is_empty() {
+                answering.answer(&chunk, &lines)?;
+            }
+            match fault {
+                Some(error) => return Err(error.into()),
+                None if chunk.is_empty() => return Ok(0),
+                None => {}
+            }
         }
     }
     if args.text.is_empty() {
+        answering.source = "standard input: line".into();
         return answering.lines(std::io::stdin(), 0);
     }
     let inputs: Vec<Value> = args.text.iter().map(|t| answering.input(t)).collect();
-    answering.answer(&inputs)?;
+    answering.source = "text".into();
+    answering.answer(&inputs, &(1..=inputs.len() as u64).collect::<Vec<_>>())?;
     Ok(0)
 }
 

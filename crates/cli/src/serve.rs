@@ -6,20 +6,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use cloze::train::memory::Memory;
 use cloze::train::run::Precision;
 use cloze_serve::{App, Engine, LogFormat, Models, PipelineEngine, Server, Settings};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::options::{Options, print_line};
 
-/// Every option is also read from the environment variable that stands beside it.
+/// Every option is also read from the environment variable that stands beside it, and from a configuration file: there its key is its name
+/// with _ for -, such as max_batch_tokens = 8192. A flag overrides a variable, a variable the file.
 ///
 /// SIGTERM and SIGINT end the server: readiness says 503, no more connections are taken, every accepted request is answered. SIGHUP loads
 /// the models anew while requests go on.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A model's folder, or name=folder; repeat it for several models, the first answers requests that name none
-    #[arg(long = "model", required = true, value_name = "[NAME=]DIR", env = "CLOZE_MODEL", value_delimiter = ';')]
+    /// A TOML file of options; keys that are no options are refused
+    #[arg(long, value_name = "FILE", env = "CLOZE_CONFIG")]
+    config: Option<PathBuf>,
+    /// A model's folder or an adapter's, or name=folder; repeat it for several models, the first answers requests that name none.
+    /// Models with the same encoder (adapters over one base, heads on one frozen encoder) keep it once
+    #[arg(long = "model", required_unless_present = "config", value_name = "[NAME=]DIR", env = "CLOZE_MODEL", value_delimiter = ';')]
     models: Vec<String>,
     /// The address to listen on; 0.0.0.0 for all
     #[arg(long, default_value = "127.0.0.1", env = "CLOZE_HOST")]
@@ -93,9 +99,15 @@ pub(crate) struct Args {
     /// A folder of training runs, whose curves the page then shows
     #[arg(long, value_name = "DIR", env = "CLOZE_RUNS")]
     runs: Option<PathBuf>,
+    /// Send OpenTelemetry traces to this collector, as http://HOST:PORT (a build with the feature otlp)
+    #[arg(long, value_name = "URL", env = "CLOZE_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
 }
 
 pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
+    if let Some(path) = &args.config {
+        options.say(format!("options from {}", path.display()));
+    }
     let mut api_keys = args.api_keys;
     if let Some(path) = &args.api_key_file {
         let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
@@ -122,20 +134,28 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
         log: if options.quiet { LogFormat::Off } else { args.log },
         playground: !args.no_playground,
         runs: args.runs,
+        otlp_endpoint: args.otlp_endpoint,
         ..Settings::default()
     };
     // One device for the life of the process: models come and go on it.
     let device: &'static cloze::Device = Box::leak(Box::new(options.open()?));
     let (precision, max_length) = (args.precision, args.max_length);
+    let encoders = cloze::Encoders::default();
     let load = move |folder: &std::path::Path| -> Result<Arc<dyn Engine>, cloze::Error> {
-        Ok(Arc::new(PipelineEngine::load(device, folder, precision, max_length)?))
+        Ok(Arc::new(PipelineEngine::load_shared(device, folder, precision, max_length, &encoders)?))
     };
     let models = Models::load(args.models.iter().map(|text| named(text)).collect(), Box::new(load))?;
-    for served in models.all() {
+    let all = models.all();
+    for (i, served) in all.iter().enumerate() {
         let card = served.engine.card();
         let size = card.parameters as f64 / 1e6;
         let longest = served.engine.context().max_length;
-        options.say(format!("{}: {}, {size:.1} M parameters, {}, up to {longest} tokens", served.name, card.family, card.dtype));
+        let same = all[..i].iter().find(|other| other.engine.encoder().is_some() && other.engine.encoder() == served.engine.encoder());
+        let shared = same.map_or(String::new(), |other| format!(", encoder shared with {}", other.name));
+        options.say(format!("{}: {}, {size:.1} M parameters, {}, up to {longest} tokens{shared}", served.name, card.family, card.dtype));
+    }
+    if let Some(memory) = Memory::now() {
+        options.say(format!("{:.0} MB of memory in use", memory.resident_mb()));
     }
     let app = App::new(settings, models)?;
     let server = Server::start(Arc::clone(&app), SocketAddr::new(args.host, args.port))?;

@@ -167,6 +167,8 @@ fn from_a_recipe_to_answers() {
         .unwrap();
     let done = world::Done::from(done).well();
     assert!(done.err.contains("dogs") && done.err.contains("cats"), "the balance of the classes is shown: {}", done.err);
+    let doubtful = std::fs::read_to_string(world.path("classifier/label-errors.tsv")).unwrap();
+    assert!(doubtful.starts_with("line\tscore\tlabel\tmodel\ttext\n"), "{doubtful}");
 
     let figures = world.run("evaluate --model classifier/model --data dev.tsv --json --quiet").well().json();
     let accuracy = figures[0]["metrics"]["accuracy"].as_f64().unwrap();
@@ -210,6 +212,28 @@ fn from_a_recipe_to_answers() {
     world.write("suite.toml", "[[run]]\nmodle = \"classifier/model\"\n");
     world.run("evaluate --suite suite.toml").fails(1, &["suite.toml", "modle"]);
 
+    // low-rank updates kept as an adapter: on the base that it names, on one that is given, and merged into one folder
+    let done = world
+        .command("finetune --model run/model --train train.tsv --dev dev.tsv --out lora --quiet --json")
+        .args(["--set", "budget=30 epochs", "--set", "optimizer.lr=1e-2", "--set", "lora.rank=4", "--set", "lora.keep=adapter"])
+        .output()
+        .unwrap();
+    world::Done::from(done).well();
+    let accuracy = |command: &str| world.run(command).well().json()[0]["metrics"]["accuracy"].as_f64().unwrap();
+    let named = accuracy("evaluate --model lora/model --data dev.tsv --json --quiet");
+    assert!(named > 0.9, "{named}");
+    assert_eq!(accuracy("evaluate --model run/model --adapter lora/model --data dev.tsv --json --quiet"), named);
+    let converted = &world.run("convert --from lora/model --out merged --json").well().json()[0];
+    assert!(converted["notes"][0].as_str().unwrap().contains("merged into"), "{converted}");
+    assert_eq!(accuracy("evaluate --model merged --data dev.tsv --json --quiet"), named);
+    world.run("convert --from lora/model --out merged").fails(1, &["holds a model already"]);
+    let report = &world.run("inspect lora/model --json").well().json()[0];
+    assert_eq!((&report["adapter"]["ranks"], report["adapter"]["matrices"].as_u64().unwrap() > 3), (&serde_json::json!([4]), true));
+    world
+        .run("finetune --model run/model --train train.tsv --dev dev.tsv --out x --set lora.targets=[\"q_proj\"]")
+        .fails(1, &["q_proj", "query"]);
+    world.run("evaluate --model run/model --adapter classifier/model --data dev.tsv").fails(1, &["adapter_config.json"]);
+
     // seeds with mean and spread
     let done = world
         .command("finetune --model run/model --train train.tsv --dev dev.tsv --out seeds --seeds 2 --json --quiet")
@@ -237,6 +261,40 @@ fn from_a_recipe_to_answers() {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
     assert!(first.contains("dog"), "{first}");
     world::Done::from(child.wait_with_output().unwrap()).fails(0, &[]);
+
+    // what cannot be answered is named by its line, and what stands before it is answered
+    world.write("odd.jsonl", "{\"text\": \"the old dog slept\"}\n\n{\"text\": 3}\n{\"text\": \"the old cat slept\"}\n");
+    world.run("predict --model classifier/model --input odd.jsonl --out odd.out").fails(1, &["odd.jsonl: line 3:", "`text`"]);
+    assert_eq!(std::fs::read_to_string(world.path("odd.out")).unwrap().lines().count(), 1);
+    world.run("predict --model run/model --task fill-mask --input many.txt").fails(1, &["many.txt: line 1:", "[MASK]"]);
+    let done = world.command("predict --model run/model --task fill-mask").args(["the [MASK] slept", "no mask"]).output().unwrap();
+    world::Done::from(done).fails(1, &["text 2:", "[MASK]"]);
+
+    // which token looks at which, and what the answer loses without a head
+    let seen = world.run("attention --model run/model --layer 1").well().out;
+    assert!(seen.contains("layer 1 of 0 to 1") && seen.contains("head  1") && seen.contains("[CLS]"), "{seen}");
+    let steps = world.run("attention --model run/model --layer 0 --head 1 --steps").well().out;
+    assert!(steps.contains("softmax(q·k · 0.2500)") && steps.contains("q·k (sums of 16 products)"), "{steps}");
+    let without = world.command("attention --model run/model --ablate 0.1,1.0").arg("the [MASK] slept").output().unwrap();
+    let without = world::Done::from(without).well().out;
+    assert!(without.contains("fill-mask: loss") && without.contains("without 0.1, 1.0: "), "{without}");
+    let each = &world.run("attention --model classifier/model --ablate all --json").well().json()[0];
+    assert_eq!((&each["task"], &each["measure"]), (&"text-classification".into(), &"probability".into()));
+    assert!(each["each"].as_array().unwrap().len() == 2 && each["each"][1].as_array().unwrap().len() == 2, "{each}");
+    let table = world.run("attention --model run/model --ablate all").well().out;
+    assert!(table.contains("masked-lm-scoring") && table.contains("the heads that matter most: "), "{table}");
+    world.run("attention --model run/model --ablate 2.0").fails(1, &["2.0", "layers 0 to 1"]);
+    world.run("attention --model run/model --ablate two").fails(2, &["LAYER.HEAD"]);
+    world.run("attention --model run/model --html page.html").well();
+    let page = std::fs::read_to_string(world.path("page.html")).unwrap();
+    assert!(page.contains("\"The cat sat on the mat\"") && page.contains("\"猫坐在垫子上\"") && page.ends_with("</html>\n"));
+    assert!(!page.contains("https://"), "the page loads nothing from elsewhere");
+
+    // rows of parquet need a build that reads them
+    if !cfg!(feature = "parquet") {
+        world.write("rows.parquet", "PAR1");
+        world.run("evaluate --model classifier/model --data rows.parquet").fails(1, &["rows.parquet", "--features parquet"]);
+    }
 
     // lines that are no text are named
     world.write("latin1.txt", b"good\nbad \xe9\n");

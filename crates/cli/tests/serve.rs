@@ -47,6 +47,34 @@ fn it_serves_reloads_and_ends_when_it_is_told_to() {
     assert!(log.contains("tiny: loaded anew"), "{log}");
 }
 
+/// Flags override variables, variables the file, and the file the defaults.
+#[test]
+fn options_come_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("serve.toml");
+    let text = format!("model = [\"tiny={MODEL}\"]\nmax_client_batch_size = 3\nmax_batch_tokens = 512\nmax_length = 32\nlog = \"off\"\n");
+    std::fs::write(&file, text).unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_cloze"));
+    program.args(["serve", "--port", "0", "--threads", "2", "--max-length", "16", "--config"]).arg(&file);
+    program.env("CLOZE_MAX_BATCH_TOKENS", "1024").env_remove("CLOZE_API_KEY").env_remove("CLOZE_MODEL");
+    let mut child = program.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("it says where it listens: {line:?}"));
+    let info = ask(address, "GET /info", "");
+    let info: serde_json::Value = serde_json::from_str(info.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    assert_eq!(info["model_id"], "tiny");
+    assert_eq!([&info["max_client_batch_size"], &info["max_batch_tokens"], &info["max_input_length"]], [3, 1024, 16]);
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+
+    std::fs::write(&file, "port = 3000\nmax_batch_tokns = 512\n").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_cloze")).args(["serve", "--config"]).arg(&file).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(error.contains("serve.toml: line 2: ") && error.contains("max_batch_tokns") && error.contains("max_batch_tokens"), "{error}");
+}
+
 #[test]
 fn what_cannot_be_served_is_said() {
     let run = |arguments: &[&str]| {

@@ -1,13 +1,19 @@
 //! A look inside attention: the probabilities of every layer and head, and one head's way to them in numbers.
 //!
 //! The kernels never form the probabilities (see [`cloze_tensor::ops::attention`]); here they are computed from the very q and k that the
-//! model made, in f64, by the formula: p = softmax(scale · q·kᵀ) over the visible keys.
+//! model made, in f64, by the formula: p = softmax(scale · q·kᵀ) over the visible keys. [`ablation`] switches heads off, [`page`] shows
+//! all of it in a browser.
+
+pub mod ablation;
+pub mod page;
 
 use cloze_model::{Input, Model};
 use cloze_tensor::ops::attention::Attention as Op;
 use cloze_tensor::{Backend, Dtype, Sequences, Tape, Weights};
 use cloze_text::Encoding;
 use serde::Serialize;
+
+pub use ablation::{Ablation, AblationError, HeadPlace, Measure};
 
 /// q and k of every layer for one text, as the model computed them.
 #[derive(Clone, Debug)]
@@ -42,10 +48,18 @@ pub struct HeadSteps {
 }
 
 /// Run a text alone and keep what its attentions got.
-pub(crate) fn watch<B: Backend>(backend: &B, model: &Model, weights: &Weights<B>, dtype: Dtype, encoding: &Encoding) -> Vec<Layer> {
+pub(crate) fn watch<B: Backend>(
+    backend: &B,
+    model: &Model,
+    weights: &Weights<B>,
+    dtype: Dtype,
+    encoding: &Encoding,
+    off: &[(usize, usize)],
+) -> Vec<Layer> {
     let input = Input::new(backend, &encoding.ids, &encoding.token_type_ids, Sequences::from_lengths([encoding.len()]));
     let mut tape = Tape::inference(backend, weights, dtype);
     tape.watch_attention();
+    tape.switch_off(off);
     model.hidden(&mut tape, &input, false);
     tape.watched_attention().into_iter().map(|(op, qkv)| (op, qkv.to_host(backend))).collect()
 }
@@ -63,6 +77,11 @@ impl Attention {
     /// Heads of a layer; 0 where there is no such layer.
     pub fn heads(&self, layer: usize) -> usize {
         self.layers.get(layer).map_or(0, |(op, _)| op.heads)
+    }
+
+    /// Which keys the queries of a layer see, and what its products are multiplied by; `None` where there is no such layer.
+    pub fn rules(&self, layer: usize) -> Option<(cloze_tensor::ops::attention::Visibility, f64)> {
+        self.layers.get(layer).map(|(op, _)| (op.visibility, f64::from(op.scale)))
     }
 
     /// One head, step by step; `None` where there is no such head.
@@ -137,7 +156,7 @@ mod tests {
             let weights = Weights::from_host(&Plain, &model.table().init(3));
             let ids: Vec<u32> = (5..14).collect();
             let encoding = Encoding { token_type_ids: vec![0; ids.len()], ids, ..Encoding::default() };
-            let layers = watch(&Plain, &model, &weights, Dtype::F32, &encoding);
+            let layers = watch(&Plain, &model, &weights, Dtype::F32, &encoding, &[]);
             let seen = Attention::new(vec![String::new(); encoding.len()], layers.clone());
             assert_eq!((seen.layers(), layers[0].0.rotary.is_some()), (2, rotary));
             for (layer, (op, qkv)) in layers.iter().enumerate() {

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use cloze_model::ModelError;
+use cloze_model::files::adapter::is_adapter;
 use cloze_model::files::config::read_json;
 use cloze_model::files::container::{Container, Dtype, Origin};
 use cloze_model::files::join::safe_join;
 use cloze_text::Tokenizer;
 use serde_json::{Map, Value, json};
 
-use crate::Error;
+use crate::{Error, Source};
 
 /// What to convert, and how.
 #[derive(Clone, Debug)]
@@ -69,6 +70,9 @@ const MODULE_FILES: [&str; 2] = ["config.json", "README.md"];
 /// # Errors
 /// When something of it cannot be read, or the new folder cannot be written. What is half written then has no `config.json`, so that it is no model folder.
 pub fn convert(options: &ConvertOptions) -> Result<Converted, Error> {
+    if is_adapter(&options.from) {
+        return merge(options);
+    }
     let folder = if options.from.is_dir() { options.from.clone() } else { options.from.parent().unwrap_or(Path::new("")).to_owned() };
     let mut container = Container::open(&options.from)?;
     let mut notes = container.notes().to_vec();
@@ -115,6 +119,26 @@ pub fn convert(options: &ConvertOptions) -> Result<Converted, Error> {
     files.sort();
     let values = container.names().filter_map(|name| container.describe(name)).map(|(shape, _)| shape.iter().product::<usize>()).sum();
     Ok(Converted { origin: container.origin(), tensors: container.names().count(), values, files, notes })
+}
+
+/// An adapter, merged into the base that it names.
+fn merge(options: &ConvertOptions) -> Result<Converted, Error> {
+    let refuse = |kind, why: String| ModelError::Io { path: options.out.clone(), action: "write", cause: std::io::Error::new(kind, why) };
+    if options.out.join("config.json").exists() || options.out.join("model.safetensors").exists() {
+        return Err(refuse(std::io::ErrorKind::AlreadyExists, "the folder holds a model already; give a new one".into()).into());
+    }
+    if options.dtype.is_some_and(|dtype| dtype != Dtype::F32) {
+        let why = "an adapter is merged in f32; convert the merged folder once more for another type".into();
+        return Err(refuse(std::io::ErrorKind::Unsupported, why).into());
+    }
+    let source = Source::of(&options.from)?;
+    let (tensors, values) = source.merge(&options.out)?;
+    let names = |entry: std::io::Result<std::fs::DirEntry>| entry.ok().map(|e| e.file_name().to_string_lossy().into_owned());
+    let list = std::fs::read_dir(&options.out).map_err(|cause| ModelError::Io { path: options.out.clone(), action: "read", cause })?;
+    let mut files: Vec<String> = list.filter_map(names).collect();
+    files.sort();
+    let notes = vec![format!("the adapter was merged into {}", source.base.display())];
+    Ok(Converted { origin: Origin::Safetensors, tensors, values, files, notes })
 }
 
 /// config.json of the new folder.

@@ -13,7 +13,7 @@ use crate::Error;
 /// What a user asks for: `auto`, `cpu`, `cuda`, `cuda:1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first GPU that can be used; the processor where there is none.
+    /// The processor: a GPU is used when it is asked for, as long as the backend has not been seen to run on one.
     #[default]
     Auto,
     /// The processor.
@@ -71,9 +71,8 @@ impl Device {
     pub fn open(choice: DeviceChoice, threads: Option<usize>) -> Result<Self, Error> {
         let cpu = || Device::Cpu(Box::new(Cpu::new(CpuOptions { threads, level: None })));
         match choice {
-            DeviceChoice::Cpu => Ok(cpu()),
+            DeviceChoice::Auto | DeviceChoice::Cpu => Ok(cpu()),
             DeviceChoice::Cuda(index) => Ok(Device::Cuda(Box::new(Cuda::open(index)?))),
-            DeviceChoice::Auto => Ok(Cuda::open(0).map_or_else(|_| cpu(), |cuda| Device::Cuda(Box::new(cuda)))),
         }
     }
 
@@ -121,6 +120,14 @@ impl Device {
         on!(self, backend => backend.peak_flops(dtype))
     }
 
+    /// Whether the processor has other threads to share work with.
+    pub(crate) fn several_threads(&self) -> bool {
+        match self {
+            Device::Cpu(cpu) => cpu.threads().count() > 1,
+            Device::Cuda(_) => true,
+        }
+    }
+
     /// Tokens that one forward pass of a pipeline holds: on the processor few enough that the activations of a layer stay in the
     /// caches, on a GPU enough to fill it.
     pub(crate) fn batch_tokens(&self) -> usize {
@@ -154,12 +161,12 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_that_is_not_there_is_an_error_and_auto_goes_without() {
+    fn a_gpu_that_is_not_there_is_an_error_and_auto_is_the_processor() {
         if Cuda::count() == 0 {
             let error = Device::open(DeviceChoice::Cuda(0), None).unwrap_err().to_string();
             assert!(error.contains("NVIDIA driver") || error.contains("no CUDA device"), "{error}");
-            assert!(matches!(Device::open(DeviceChoice::Auto, Some(1)), Ok(Device::Cpu(_))));
         }
+        assert!(matches!(Device::open(DeviceChoice::Auto, Some(1)), Ok(Device::Cpu(_))));
         assert!(Device::open(DeviceChoice::Cuda(4096), None).is_err());
     }
 }

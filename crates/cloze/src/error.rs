@@ -15,6 +15,24 @@ pub enum Error {
     /// A task's data.
     #[error(transparent)]
     Task(#[from] cloze_task::TaskError),
+    /// One of several inputs cannot be answered.
+    #[error("input {}: {source}", place + 1)]
+    Input {
+        /// Which of them, from 0.
+        place: usize,
+        /// Why.
+        source: cloze_task::TaskError,
+    },
+    /// A row of a file cannot be answered.
+    #[error("{}: line {line}: {source}", path.display())]
+    Row {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Its line, from 1; in a parquet or json file its number.
+        line: u64,
+        /// Why.
+        source: cloze_task::TaskError,
+    },
     /// Training.
     #[error(transparent)]
     Train(#[from] cloze_train::TrainError),
@@ -30,6 +48,9 @@ pub enum Error {
     /// A GPU that cannot be used.
     #[error(transparent)]
     Cuda(#[from] cloze_cuda::CudaError),
+    /// Heads that cannot be switched off.
+    #[error(transparent)]
+    Ablation(#[from] crate::attention::AblationError),
     /// An index that cannot be searched.
     #[error(transparent)]
     Search(#[from] crate::search::SearchError),

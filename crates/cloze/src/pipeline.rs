@@ -4,19 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cloze_model::Model;
-use cloze_model::files::sentence::SentenceModel;
 use cloze_model::params::Spec;
 use cloze_task::run::Packed;
 use cloze_task::text_classification::TextInput;
-use cloze_task::{Columns, Context, Figures, Head, Job, Options, Output, Row, Rows, Runner, Sequence, Settings, Task, TaskError, Want};
+use cloze_task::{Columns, Context, Figures, Head, Job, Options, Output, Row, Rows, Runner, Sequence, Task, TaskError, Want};
 use cloze_task::{answers, fill_mask, require, text_classification as classification};
 use cloze_tensor::{Backend, Dtype, Operands, Tape, Weights};
 use cloze_text::{Encoding, Tokenizer};
 use cloze_train::run::Precision;
+use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use serde_json::Value;
 
-use crate::attention::Attention;
-use crate::{Device, Error};
+use crate::adapter::{Parts, Source};
+use crate::attention::{Attention, HeadPlace};
+use crate::{Device, Encoders, Error};
 
 /// A loaded model with its tokenizer on a device.
 ///
@@ -27,13 +28,17 @@ pub struct Pipeline<'d> {
     model: Model,
     context: Arc<Context>,
     new: Vec<String>,
+    encoder: Option<crate::shared::Key>,
+    /// Whether texts are encoded by several threads.
+    together: bool,
 }
 
 /// What a device does for a pipeline.
 trait Engine: Send + Sync {
-    fn run(&self, model: &Model, context: &Context, sequences: &[&Sequence]) -> Result<Vec<Output>, TaskError>;
+    /// `off`: attention heads (layer, head) whose output is taken as zero.
+    fn run(&self, model: &Model, context: &Context, sequences: &[&Sequence], off: &[(usize, usize)]) -> Result<Vec<Output>, TaskError>;
     fn states(&self, model: &Model, encoding: &Encoding) -> States;
-    fn watch(&self, model: &Model, encoding: &Encoding) -> Vec<crate::attention::Layer>;
+    fn watch(&self, model: &Model, encoding: &Encoding, off: &[(usize, usize)]) -> Vec<crate::attention::Layer>;
 }
 
 /// What a model computes for one text, for comparison with other implementations.
@@ -55,11 +60,11 @@ struct Loaded<'b, B: Backend> {
 }
 
 impl<B: Backend> Engine for Loaded<'_, B> {
-    fn run(&self, model: &Model, context: &Context, sequences: &[&Sequence]) -> Result<Vec<Output>, TaskError> {
+    fn run(&self, model: &Model, context: &Context, sequences: &[&Sequence], off: &[(usize, usize)]) -> Result<Vec<Output>, TaskError> {
         let Self { backend, weights, dtype, batch_tokens } = self;
         let pooling = context.settings.pooling;
-        let mut outputs =
-            Packed { backend: *backend, model, weights, dtype: *dtype, batch_tokens: *batch_tokens, pooling }.run(sequences)?;
+        let packed = Packed { backend: *backend, model, weights, dtype: *dtype, batch_tokens: *batch_tokens, pooling, off };
+        let mut outputs = packed.run(sequences)?;
         for (output, sequence) in outputs.iter_mut().zip(sequences) {
             if let (Want::Embedding, Output::Rows { width, values }) = (&sequence.want, output) {
                 for dense in &context.settings.dense {
@@ -71,8 +76,8 @@ impl<B: Backend> Engine for Loaded<'_, B> {
         Ok(outputs)
     }
 
-    fn watch(&self, model: &Model, encoding: &Encoding) -> Vec<crate::attention::Layer> {
-        crate::attention::watch(self.backend, model, &self.weights, self.dtype, encoding)
+    fn watch(&self, model: &Model, encoding: &Encoding, off: &[(usize, usize)]) -> Vec<crate::attention::Layer> {
+        crate::attention::watch(self.backend, model, &self.weights, self.dtype, encoding, off)
     }
 
     fn states(&self, model: &Model, encoding: &Encoding) -> States {
@@ -121,11 +126,24 @@ impl<'d> Pipeline<'d> {
 
     /// Load a model folder in a form of one's own.
     pub fn with_form(device: &'d Device, folder: &Path, form: &Form, max_length: Option<usize>) -> Result<Self, Error> {
-        let folder = &crate::hub::model_folder(folder, &mut |_| ())?;
-        // Some folders of sentence-transformers hold the encoder one level deeper.
-        let encoder = SentenceModel::read(folder)?.map_or_else(|| folder.clone(), |s| s.encoder);
-        let opened = cloze_model::open(&encoder, None, 0)?;
-        let settings = Settings::read(folder)?;
+        Self::of_source(device, &Source::of(folder)?, form, max_length)
+    }
+
+    /// Load a base with an adapter on it; see [`Pipeline::load`].
+    pub fn load_adapted(
+        device: &'d Device,
+        base: &Path,
+        adapter: &Path,
+        precision: Precision,
+        max_length: Option<usize>,
+    ) -> Result<Self, Error> {
+        let operands = if device.dtype(precision) == Dtype::Bf16 { Operands::Bf16 } else { Operands::F32 };
+        Self::of_source(device, &Source::with(base, adapter)?, &Form::whole(operands), max_length)
+    }
+
+    /// Load a model, an adapter's products added to the matrices that they are about.
+    fn of_source(device: &'d Device, source: &Source, form: &Form, max_length: Option<usize>) -> Result<Self, Error> {
+        let Parts { adapted: opened, words, settings } = source.open()?;
         let longest = opened.model.blueprint.position.longest();
         let max_length = max_length.map_or(settings.max_length.unwrap_or(512).clamp(3, longest), |m| m.clamp(3, longest));
         let (dtype, batch_tokens) = (device.activations(form.activations), device.batch_tokens().max(max_length));
@@ -133,7 +151,7 @@ impl<'d> Pipeline<'d> {
         let (engine, tokenizer): (Box<dyn Engine + 'd>, Tokenizer) = crate::device::on!(device, backend => {
             // The vocabulary is read while the weights are.
             let (weights, tokenizer) = std::thread::scope(|scope| {
-                let tokenizer = scope.spawn(|| Tokenizer::load(&encoder));
+                let tokenizer = scope.spawn(|| words.load());
                 let weights = opened.model.freeze(backend, operands, |spec, take| opened.lend(spec, take));
                 (weights, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             });
@@ -141,7 +159,42 @@ impl<'d> Pipeline<'d> {
         });
         let heads = &opened.model.heads;
         let context = Context { tokenizer, labels: heads.labels.clone(), problem: heads.problem, max_length, settings };
-        Ok(Self { engine, model: opened.model, context: Arc::new(context), new: opened.report.new })
+        let together = device.several_threads();
+        let (model, new) = (opened.model, opened.report.new);
+        Ok(Self { engine, model, context: Arc::new(context), new, encoder: None, together })
+    }
+
+    /// Load a model, an adapter's or an ordinary one, on an encoder that is kept once for all models that have the same; see [`Pipeline::load`].
+    /// An adapter's products are computed beside the matrices of its base: its answers are those of the merged model up to rounding.
+    pub fn load_shared(
+        device: &'d Device,
+        folder: &Path,
+        precision: Precision,
+        max_length: Option<usize>,
+        encoders: &Encoders,
+    ) -> Result<Self, Error> {
+        // On a GPU every model has its own.
+        let Device::Cpu(cpu) = device else { return Self::load(device, folder, precision, max_length) };
+        let Parts { adapted, words, settings } = Source::of(folder)?.open()?;
+        let tokenizer = words.load()?;
+        let form = Form::whole(if device.dtype(precision) == Dtype::Bf16 { Operands::Bf16 } else { Operands::F32 });
+        let beside = adapted.beside()?;
+        let longest = beside.model.blueprint.position.longest();
+        let max_length = max_length.unwrap_or(settings.max_length.unwrap_or(512)).clamp(3, longest);
+        let operands = |spec: &Spec| if beside.is_bytes(spec) { Operands::Int8 } else { (form.operands)(spec) };
+        let (encoder, key) = encoders.of(&**cpu, &beside, operands)?;
+        let weights = beside.model.freeze_own(&**cpu, operands, |spec, take| beside.lend(spec, take), encoder)?;
+        let dtype = device.activations(form.activations);
+        let engine = Loaded { backend: &**cpu, weights, dtype, batch_tokens: device.batch_tokens().max(max_length) };
+        let model = beside.model.clone();
+        let context = Context { tokenizer, labels: model.heads.labels.clone(), problem: model.heads.problem, max_length, settings };
+        let (new, together) = (adapted.report.new.clone(), device.several_threads());
+        Ok(Self { engine: Box::new(engine), model, context: Arc::new(context), new, encoder: Some(key), together })
+    }
+
+    /// The hash of the encoder that it shares with others, as hexadecimal digits; `None` for a model that keeps its own.
+    pub fn encoder(&self) -> Option<String> {
+        self.encoder.map(|key| key.iter().map(|b| format!("{b:02x}")).collect())
     }
 
     /// The model.
@@ -216,10 +269,22 @@ impl<'d> Pipeline<'d> {
     }
 
     /// Answers for inputs, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Input`] says which input the task cannot take.
     pub fn answer(&self, task: &dyn Task, inputs: &[Value], options: &Options) -> Result<Vec<Value>, Error> {
         let mut found = Vec::with_capacity(inputs.len());
         for chunk in inputs.chunks(CHUNK) {
-            let jobs = chunk.iter().map(|input| task.encode(&self.context, input, options)).collect::<Result<_, _>>()?;
+            let encode = |(at, input): (usize, &Value)| {
+                let fault = |source| Error::Input { place: found.len() + at, source };
+                task.encode(&self.context, input, options).map_err(fault)
+            };
+            let jobs: Vec<Result<Job, Error>> = if self.together {
+                chunk.par_iter().with_min_len(16).enumerate().map(encode).collect()
+            } else {
+                chunk.iter().enumerate().map(encode).collect()
+            };
+            let jobs = jobs.into_iter().collect::<Result<_, _>>()?; // the first fault, whoever met one first
             found.extend(answers(self, jobs)?);
         }
         Ok(found)
@@ -249,7 +314,11 @@ impl<'d> Pipeline<'d> {
         let mut found = Vec::with_capacity(rows.len());
         for chunk in rows.chunks(CHUNK) {
             let inputs: Vec<Value> = chunk.iter().map(|r| r.value.clone()).collect();
-            for (row, answer) in chunk.iter().zip(self.answer(task, &inputs, options)?) {
+            let answers = self.answer(task, &inputs, options).map_err(|error| match error {
+                Error::Input { place, source } => Error::Row { path: chunk[place].path.to_path_buf(), line: chunk[place].line, source },
+                other => other,
+            });
+            for (row, answer) in chunk.iter().zip(answers?) {
                 found.push(answer);
                 seen(found.len(), row, &found[found.len() - 1])?;
             }
@@ -274,8 +343,18 @@ impl<'d> Pipeline<'d> {
 
     /// What every attention got for a text or a pair; its probabilities follow from it.
     pub fn attention(&self, encoding: &Encoding) -> Attention {
+        self.attention_without(encoding, &[])
+    }
+
+    /// The same with some heads switched off: the layers above them see another input.
+    pub fn attention_without(&self, encoding: &Encoding, off: &[HeadPlace]) -> Attention {
         let tokens = encoding.ids.iter().map(|&id| self.context.tokenizer.id_to_token(id).unwrap_or_default()).collect();
-        Attention::new(tokens, self.engine.watch(&self.model, encoding))
+        Attention::new(tokens, self.engine.watch(&self.model, encoding, &places(off)))
+    }
+
+    /// Run sequences with some heads switched off.
+    pub(crate) fn run_without(&self, sequences: &[&Sequence], off: &[HeadPlace]) -> Result<Vec<Output>, TaskError> {
+        self.engine.run(&self.model, &self.context, sequences, &places(off))
     }
 
     /// Everything that the model computes for one text.
@@ -293,6 +372,10 @@ impl<'d> Pipeline<'d> {
 
 impl Runner for Pipeline<'_> {
     fn run(&self, sequences: &[&Sequence]) -> Result<Vec<Output>, TaskError> {
-        self.engine.run(&self.model, &self.context, sequences)
+        self.engine.run(&self.model, &self.context, sequences, &[])
     }
+}
+
+fn places(heads: &[HeadPlace]) -> Vec<(usize, usize)> {
+    heads.iter().map(|h| (h.layer, h.head)).collect()
 }

@@ -140,6 +140,10 @@ impl Storage for Cpu {
         values.into()
     }
 
+    fn leaves_out_frozen(&self) -> bool {
+        true
+    }
+
     fn reserve(&self, len: usize) -> Buffer {
         self.memory.reserve(len)
     }
@@ -181,14 +185,16 @@ pub(crate) fn produce<S: Simd, T: Lane>(s: S, write: Write, to: &mut [T], i: usi
 
 /// The elements of a parameter.
 pub(crate) fn weights_of(weights: &Weights<Cpu>, param: Param) -> &[f32] {
+    let (weights, param) = weights.place(param);
     &weights.flat().f32()[param.range()]
 }
 
-/// The gradients of several parameters at once; empty for those that are not there.
+/// The gradients of several parameters at once; empty for those that are not there, or frozen (behind the buffer's end).
 ///
 /// # Panics
 /// If two of them overlap.
 pub(crate) fn gradients_of<const N: usize>(gradients: &mut Buffer, params: [Option<Param>; N]) -> [&mut [f32]; N] {
-    let ranges = params.map(|p| p.map_or(0..0, |p| p.range()));
+    let len = gradients.len();
+    let ranges = params.map(|p| p.map(|p| p.range()).filter(|r| r.end <= len).unwrap_or(0..0));
     gradients.f32_mut().get_disjoint_mut(ranges).unwrap_or_else(|e| panic!("gradients of {params:?}: {e}"))
 }

@@ -49,7 +49,9 @@ impl CrossEntropyOp for Cpu {
             // dW += dlogitsᵀ · x
             let [dw, db] = gradients_of(back.gradients, [Some(op.weight), op.bias]);
             let add = Epilogue { accumulate: true, ..Epilogue::default() };
-            self.gemm().multiply(d.transposed(), part, MatrixMut::f32(dw, vocab, hidden), precision, add);
+            if !dw.is_empty() {
+                self.gemm().multiply(d.transposed(), part, MatrixMut::f32(dw, vocab, hidden), precision, add);
+            }
             for (db, sum) in db.iter_mut().zip(bias_sums) {
                 *db += sum;
             }

@@ -49,13 +49,17 @@ impl EmbeddingOp for Cpu {
     ) {
         let tokens = layout.sequences.tokens();
         let gradients = gradients.f32_mut();
+        let len = gradients.len();
+        let learns = |p: &Param| p.range().end <= len; // frozen tables stand behind the end
         by_dtype!(dy.dtype, T => {
             let dy = elements::<T>(dy);
-            self.add_rows(&mut gradients[op.word.range()], op.word.cols, &Groups::by_row(&ids[..tokens], op.word.rows), dy);
-            if let Some(p) = op.position {
+            if learns(&op.word) {
+                self.add_rows(&mut gradients[op.word.range()], op.word.cols, &Groups::by_row(&ids[..tokens], op.word.rows), dy);
+            }
+            if let Some(p) = op.position.filter(learns) {
                 self.add_rows(&mut gradients[p.range()], p.cols, &Groups::by_place(&layout.sequences, op.position_offset), dy);
             }
-            if let (Some(p), Some(segments)) = (op.segment, segments) {
+            if let (Some(p), Some(segments)) = (op.segment.filter(learns), segments) {
                 self.add_rows(&mut gradients[p.range()], p.cols, &Groups::by_row(&segments[..tokens], p.rows), dy);
             }
         });

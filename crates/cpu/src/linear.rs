@@ -47,7 +47,9 @@ pub(crate) fn weight_matrix(weights: &Weights<Cpu>, param: Param) -> Matrix<'_> 
 /// Wᵀ as the right operand and the precision of products with it: that of its packed form where it has one, else that
 /// of the activations.
 pub(crate) fn transposed_weight<'w>(weights: &'w Weights<Cpu>, param: Param, activations: Dtype) -> (Rhs<'w>, Precision) {
-    match weights.packed.get(param) {
+    let (place, shared) = weights.place(param);
+    // A matrix that is multiplied by here alone (a tied table under a prediction head) has its form here, wherever it stands.
+    match weights.packed.get(param).or_else(|| place.packed.get(shared)) {
         Some(packed) => (Rhs::Packed(packed), packed.precision()),
         None => (Rhs::Plain(weight_matrix(weights, param).transposed()), precision(activations)),
     }
@@ -99,6 +101,9 @@ impl LinearOp for Cpu {
         // dx = dz · W
         let plain = Epilogue { accumulate, ..Epilogue::default() };
         self.gemm().multiply(matrix(dz), weight_matrix(weights, op.weight), matrix_mut(dx.view), precision, plain);
+        if dw.is_empty() {
+            return; // frozen
+        }
         // dW += dzᵀ · x
         let dw = MatrixMut::f32(dw, op.weight.rows, op.weight.cols);
         let add = Epilogue { accumulate: true, ..Epilogue::default() };

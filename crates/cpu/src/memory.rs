@@ -292,7 +292,7 @@ impl Buffer {
             let start = block.start.as_ptr().wrapping_add(first);
             let skip = start.align_offset(HUGE_PAGE);
             let pages = (last - first).saturating_sub(skip) / HUGE_PAGE;
-            if pages >= 4 && last <= block.bytes {
+            if pages >= 2 && last <= block.bytes {
                 // SAFETY: the range lies inside the block and starts on a page; the call is a hint that changes no contents.
                 unsafe { libc::madvise(start.wrapping_add(skip).cast(), pages * HUGE_PAGE, libc::MADV_HUGEPAGE) };
             }

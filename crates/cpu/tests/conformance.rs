@@ -2,7 +2,7 @@
 
 use cloze_cpu::{Cpu, CpuOptions, Level};
 use cloze_tensor::Dtype;
-use cloze_tensor::conformance::{compare_all, compare_optimizers, recompute_equals_stored};
+use cloze_tensor::conformance::{compare_all, compare_optimizers, frozen_is_left_out, recompute_equals_stored};
 
 fn backends() -> impl Iterator<Item = (String, Cpu)> {
     Level::available().into_iter().flat_map(|level| {
@@ -37,6 +37,11 @@ fn optimizers_agree_with_the_reference() {
 #[test]
 fn recomputed_activations_give_the_same_gradients() {
     check(|cpu| [Dtype::F32, Dtype::Bf16].into_iter().flat_map(|dtype| recompute_equals_stored(cpu, dtype)).collect());
+}
+
+#[test]
+fn frozen_parameters_take_no_gradients() {
+    check(|cpu| [Dtype::F32, Dtype::Bf16].into_iter().flat_map(|dtype| frozen_is_left_out(cpu, dtype)).collect());
 }
 
 #[test]

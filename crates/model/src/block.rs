@@ -1,26 +1,51 @@
 //! One encoder layer: self-attention and feed-forward, each with its norm and residual connection.
 
+use cloze_tensor::ops::activation::Activation;
 use cloze_tensor::ops::attention::{Attention, Visibility};
+use cloze_tensor::ops::elementwise::Columns;
 use cloze_tensor::ops::linear::Linear;
 use cloze_tensor::ops::norm::Norm;
 use cloze_tensor::{Backend, Packed, Param, Tape, Var};
 
+use crate::adaptation::{Adaptation, LowRank, Update};
 use crate::blueprint::{Blueprint, Mlp, NormPlacement};
 use crate::params::{Init, ParamTable, Role};
+use crate::registry::Family;
 
-/// W and b of a linear map.
+/// W and b of a linear map, with what is added to parts of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Dense {
     pub(crate) weight: Param,
     pub(crate) bias: Option<Param>,
+    /// Low-rank updates of the matrices that stand in W; none in a model that is not adapted.
+    updates: [Option<LowRank>; 3],
 }
 
 impl Dense {
+    /// f(x·Wᵀ + b), with scale · dropout(x)·Aᵀ·Bᵀ added to the columns of each updated matrix before f. // [T, in] → [T, out]
+    pub(crate) fn run<B: Backend>(&self, tape: &mut Tape<'_, B>, x: &Var<B>, activation: Option<Activation>) -> Var<B> {
+        if self.updates[0].is_none() {
+            return tape.linear(x, Linear { activation, ..self.plain() });
+        }
+        let mut y = tape.linear(x, self.plain());
+        for update in self.updates.iter().flatten() {
+            let dropout = tape.dropout_at(update.dropout);
+            let dropped = tape.dropout(x, dropout);
+            let low = tape.linear(&dropped, Linear { weight: update.a, bias: None, activation: None }); // [T, r]
+            let part = tape.linear(&low, Linear { weight: update.b, bias: None, activation: None });
+            y = tape.add_columns(y, &part, Columns { first: update.first, scale: update.scale });
+        }
+        match activation {
+            Some(f) => tape.activate(&y, f),
+            None => y,
+        }
+    }
+
     pub(crate) fn plain(self) -> Linear {
         Linear { weight: self.weight, bias: self.bias, activation: None }
     }
 
-    pub(crate) fn with(self, activation: cloze_tensor::ops::activation::Activation) -> Linear {
+    pub(crate) fn with(self, activation: Activation) -> Linear {
         Linear { activation: Some(activation), ..self.plain() }
     }
 }
@@ -36,6 +61,11 @@ pub(crate) struct Scale {
 pub(crate) struct Builder<'a> {
     pub(crate) blueprint: &'a Blueprint,
     pub(crate) table: &'a mut ParamTable,
+    /// Which knows the matrices by name.
+    pub(crate) family: Option<&'static Family>,
+    pub(crate) adaptation: &'a Adaptation,
+    /// The updates so far.
+    pub(crate) updates: Vec<Update>,
 }
 
 impl Builder<'_> {
@@ -44,7 +74,27 @@ impl Builder<'_> {
         let init = Init::Normal(self.blueprint.initializer_range);
         let weight = self.table.add(format!("{name}.weight"), out, inner, init, role);
         let bias = bias.then(|| self.table.add(format!("{name}.bias"), 1, out, Init::Zeros, Role::Vector));
-        Dense { weight, bias }
+        Dense { weight, bias, updates: self.low_rank(name, weight, role) }
+    }
+
+    /// The low-rank updates of the matrices in a weight. They are the model's own, whatever they are added to.
+    fn low_rank(&mut self, name: &str, weight: Param, role: Role) -> [Option<LowRank>; 3] {
+        let mut updates = [None; 3];
+        let Some(family) = self.family.filter(|_| !self.adaptation.is_empty()) else { return updates };
+        let spec = crate::params::Spec { name: format!("{name}.weight"), param: weight, init: Init::Zeros, role };
+        let chosen = (family.names)(&spec, self.blueprint).into_iter().filter_map(|part| Some((self.adaptation.rank(&part.name)?, part)));
+        for (i, (rank, part)) in chosen.enumerate().take(updates.len()) {
+            let was = self.table.body_part(false);
+            // As the paper's own code starts them: uniform within 1 / √in, and zeros, so that training starts at W.
+            let init = Init::Uniform(1.0 / (weight.cols as f32).sqrt());
+            let a = self.table.add(format!("{name}.lora.{i}.a"), rank.rank, weight.cols, init, Role::Table);
+            let b = self.table.add(format!("{name}.lora.{i}.b"), part.rows(), rank.rank, Init::Zeros, Role::Table);
+            self.table.body_part(was);
+            let update = Update::new(part, weight, LowRank { a, b, first: 0, scale: rank.scale, dropout: self.adaptation.dropout });
+            updates[i] = Some(update.low_rank);
+            self.updates.push(update);
+        }
+        updates
     }
 
     /// A norm of `width` under `name`.
@@ -81,7 +131,7 @@ struct Rules {
     norm: cloze_tensor::ops::norm::NormKind,
     eps: f32,
     mlp: Mlp,
-    act: cloze_tensor::ops::activation::Activation,
+    act: Activation,
     heads: usize,
     head_dim: usize,
     visibility: Visibility,
@@ -141,7 +191,7 @@ impl Block {
 
     /// Attention of x [T, H] → [T, H], before the residual sum.
     fn attend<B: Backend>(&self, tape: &mut Tape<'_, B>, x: &Var<B>, layout: &Packed<B>) -> Var<B> {
-        let qkv = tape.linear(x, self.qkv.plain()); // [T, 3H]
+        let qkv = self.qkv.run(tape, x, None); // [T, 3H]
         let op = Attention {
             heads: self.rules.heads,
             visibility: self.rules.visibility,
@@ -150,19 +200,19 @@ impl Block {
             dropout: tape.dropout_at(self.rules.attention_dropout),
         };
         let context = tape.attention(&qkv, layout, op); // [T, H]
-        tape.linear(&context, self.out.plain())
+        self.out.run(tape, &context, None)
     }
 
     /// Feed-forward of x [T, H] → [T, H], before the residual sum.
     fn feed<B: Backend>(&self, tape: &mut Tape<'_, B>, x: &Var<B>) -> Var<B> {
         let inner = match self.rules.mlp {
-            Mlp::Plain => tape.linear(x, self.up.with(self.rules.act)), // [T, I]
+            Mlp::Plain => self.up.run(tape, x, Some(self.rules.act)), // [T, I]
             Mlp::Gated => {
-                let both = tape.linear(x, self.up.plain()); // [T, 2I]
+                let both = self.up.run(tape, x, None); // [T, 2I]
                 tape.gated(&both, self.rules.act)
             }
         };
-        tape.linear(&inner, self.down.plain())
+        self.down.run(tape, &inner, None)
     }
 
     fn norm<B: Backend>(&self, tape: &mut Tape<'_, B>, scale: Scale) -> Norm {

@@ -165,6 +165,42 @@ pub enum ModelError {
         /// The part.
         what: String,
     },
+    /// A target of a low-rank adaptation means no matrix of the model.
+    #[error("no matrix of this {family} model is called \"{target}\"; its layers have {known}, or all-linear for all of them")]
+    Target {
+        /// What was asked for.
+        target: String,
+        /// The model's family.
+        family: &'static str,
+        /// What its layers have.
+        known: String,
+    },
+    /// A model folder was expected, and this is an adapter's.
+    #[error("{folder} is an adapter (it has {file}), not a model; `cloze convert --from {folder} --out NEW` merges it into its base")]
+    IsAdapter {
+        /// The folder.
+        folder: PathBuf,
+        /// What says so.
+        file: &'static str,
+    },
+    /// An adapter does not say what it was made for.
+    #[error("{path}: `base_model_name_or_path` names no model; give the base with --model BASE --adapter {}", path.parent().unwrap_or(path).display())]
+    NoBase {
+        /// Its configuration.
+        path: PathBuf,
+    },
+    /// A tensor of an adapter has no place in the model.
+    #[error("{path}: tensor `{name}` has no place in a {family} model with {heads}; the adapter was made for another model")]
+    NotOfBase {
+        /// The adapter's file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The base's family.
+        family: &'static str,
+        /// What was laid out.
+        heads: String,
+    },
     /// A description of sentence-transformers modules is broken.
     #[error("{path}: {fault}")]
     Modules {

@@ -9,6 +9,22 @@ use cloze_tensor::{Backend, Dtype, Frozen, Operands, Param, Weights};
 use crate::model::Model;
 use crate::params::{Role, Spec};
 
+/// Elements of a large table that are turned into f32 at once.
+const PIECE: usize = 1 << 21;
+
+/// Write values from element `offset` on.
+fn put<B: Backend>(backend: &B, weights: &mut Weights<B>, offset: usize, matrix: &Frozen<'_>) {
+    let Frozen::Bf16(values) = matrix else {
+        return weights.set(backend, offset, &matrix.values());
+    };
+    let mut wide = Vec::new();
+    for (i, piece) in values.chunks(PIECE).enumerate() {
+        wide.clear();
+        wide.extend(piece.iter().map(|v| v.to_f32()));
+        weights.set(backend, offset + i * PIECE, &wide);
+    }
+}
+
 impl Model {
     /// Values in memory, for products of `dtype`. // `f32 [flat_len]`
     pub fn frozen<B: Backend>(&self, backend: &B, values: &[f32], dtype: Dtype) -> Weights<B> {
@@ -47,7 +63,7 @@ impl Model {
                 }
                 // Tied to the prediction head, the embedding table is looked up and multiplied by.
                 if !packed || spec.param == self.body().word_embedding() {
-                    weights.set(backend, spec.param.offset, &matrix.values());
+                    put(backend, &mut weights, spec.param.offset, matrix);
                 }
             })?;
         }

@@ -4,6 +4,7 @@
 //! Layers ask the blueprint, never the family's name. Values live in one flat buffer laid out by
 //! [`params::ParamTable`]; gradients and optimizer moments share the layout.
 
+pub mod adaptation;
 mod block;
 pub mod blueprint;
 mod error;
@@ -15,8 +16,10 @@ mod model;
 pub mod onnx;
 pub mod params;
 pub mod registry;
+mod shared;
 pub mod transformer;
 
+pub use adaptation::Adaptation;
 pub use blueprint::Blueprint;
 pub use error::ModelError;
 pub use files::hub_folder::{LoadReport, Loaded, Opened, load, load_with, open, save};

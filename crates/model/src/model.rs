@@ -2,6 +2,7 @@
 
 use cloze_tensor::{Backend, Tape, Var};
 
+use crate::adaptation::{Adaptation, Update};
 use crate::block::Builder;
 use crate::blueprint::{self, Blueprint};
 use crate::head::choice::MultipleChoice;
@@ -113,6 +114,7 @@ pub struct Model {
     /// Which heads it has.
     pub heads: Heads,
     table: ParamTable,
+    updates: Vec<Update>,
     body: Transformer,
     summary: Option<Summary>,
     masked_lm: Option<MaskedLm>,
@@ -127,9 +129,22 @@ pub struct Model {
 impl Model {
     /// Lay out a model. The blueprint must be sound ([`Blueprint::fault`] is `None`).
     pub fn new(family: &'static str, blueprint: Blueprint, heads: Heads) -> Self {
-        let mut table = ParamTable::default();
-        let mut b = Builder { blueprint: &blueprint, table: &mut table };
+        Self::laid_out(family, blueprint, heads, &Adaptation::default(), ParamTable::default())
+    }
+
+    /// Lay out a model with low-rank updates of its body's matrices. Its table has two parts: the updates and heads, then the body.
+    pub fn adapted(family: &'static str, blueprint: Blueprint, heads: Heads, adaptation: &Adaptation) -> Self {
+        // Once to see how long the first part is, once with the second behind it.
+        let first = Self::laid_out(family, blueprint.clone(), heads.clone(), adaptation, ParamTable::parted(0));
+        Self::laid_out(family, blueprint, heads, adaptation, ParamTable::parted(first.table.own_len()))
+    }
+
+    fn laid_out(family: &'static str, blueprint: Blueprint, heads: Heads, adaptation: &Adaptation, mut table: ParamTable) -> Self {
+        let names = crate::registry::family(family);
+        let mut b = Builder { blueprint: &blueprint, table: &mut table, family: names, adaptation, updates: Vec::new() };
+        b.table.body_part(true);
         let body = Transformer::new(&mut b);
+        b.table.body_part(false);
         // Where labels are read behind the prediction head's transform, it is there without the rest of that head.
         let labelled = heads.output != Output::None;
         let by_transform = labelled && blueprint.summary == blueprint::Summary::PredictionHead;
@@ -149,11 +164,13 @@ impl Model {
         let token_classifier = (heads.output == Output::Tokens).then(|| TokenClassifier::new(&mut b, labels, shared));
         let question_answering = (heads.output == Output::Span).then(|| QuestionAnswering::new(&mut b, shared));
         let multiple_choice = (heads.output == Output::Choice).then(|| MultipleChoice::new(&mut b));
+        let updates = b.updates;
         Self {
             family,
             blueprint,
             heads,
             table,
+            updates,
             body,
             summary,
             masked_lm,
@@ -169,6 +186,11 @@ impl Model {
     /// The table of the parameters.
     pub fn table(&self) -> &ParamTable {
         &self.table
+    }
+
+    /// The low-rank updates of its body's matrices; none unless it was adapted.
+    pub fn updates(&self) -> &[Update] {
+        &self.updates
     }
 
     /// The body.

@@ -8,6 +8,8 @@ use cloze_tensor::random::{Key, Stream};
 pub enum Init {
     /// Normal with this standard deviation, cut at two deviations (as BERT's release does).
     Normal(f32),
+    /// Uniform from −b to b (the first matrix of a low-rank update).
+    Uniform(f32),
     /// Zeros (biases).
     Zeros,
     /// Ones (gains of norms).
@@ -54,26 +56,65 @@ impl Spec {
 /// All parameters of a model in the order of the flat buffers.
 ///
 /// Each starts at a multiple of 16 elements (a cache line); the gaps hold zeros and stay zero.
+///
+/// A table may have two parts. What is a model's own (heads, low-rank updates) stands first, the body that it was put on behind it:
+/// gradients and moments of a frozen body take no memory when their buffers end with the first part, and models on the same body
+/// can share the second.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ParamTable {
     specs: Vec<Spec>,
+    /// Elements of the first part.
     len: usize,
+    body: Option<Body>,
+}
+
+/// The second part of a table.
+#[derive(Clone, Debug, PartialEq)]
+struct Body {
+    start: usize,
+    len: usize,
+    /// Whether parameters are added here at the moment.
+    open: bool,
 }
 
 const ALIGN: usize = 16;
 
 impl ParamTable {
+    /// An empty table of two parts, of which the first has room for `own` elements.
+    pub(crate) fn parted(own: usize) -> Self {
+        Self { specs: Vec::new(), len: 0, body: Some(Body { start: own, len: 0, open: false }) }
+    }
+
+    /// Whether parameters are added to the second part from now on; whether they were before. A table of one part stays as it is.
+    pub(crate) fn body_part(&mut self, open: bool) -> bool {
+        self.body.as_mut().is_some_and(|body| std::mem::replace(&mut body.open, open))
+    }
+
     /// Add a parameter `[rows, cols]` and return its handle.
     pub fn add(&mut self, name: impl Into<String>, rows: usize, cols: usize, init: Init, role: Role) -> Param {
-        let param = Param { offset: self.len, rows, cols };
-        self.len = (self.len + param.len()).next_multiple_of(ALIGN);
+        let (start, len) = match &mut self.body {
+            Some(body) if body.open => (body.start, &mut body.len),
+            _ => (0, &mut self.len),
+        };
+        let param = Param { offset: start + *len, rows, cols };
+        *len = (*len + param.len()).next_multiple_of(ALIGN);
         self.specs.push(Spec { name: name.into(), param, init, role });
         param
     }
 
     /// Elements of the flat buffers, gaps included.
     pub fn flat_len(&self) -> usize {
+        self.body.as_ref().map_or(self.len, |body| body.start + body.len)
+    }
+
+    /// Elements of the first part; all of them where there is one part.
+    pub fn own_len(&self) -> usize {
         self.len
+    }
+
+    /// Whether a parameter stands in the first part.
+    pub fn is_own(&self, param: Param) -> bool {
+        param.offset < self.len
     }
 
     /// The number of trained values.
@@ -98,7 +139,7 @@ impl ParamTable {
 
     /// Initial values of all parameters: a function of the seed alone. // `f32 [flat_len]`
     pub fn init(&self, seed: u64) -> Vec<f32> {
-        let mut values = vec![0.0; self.len];
+        let mut values = vec![0.0; self.flat_len()];
         for spec in &self.specs {
             self.init_one(spec, seed, &mut values);
         }
@@ -118,10 +159,14 @@ impl Spec {
         match self.init {
             Init::Zeros => vec![0.0; len],
             Init::Ones => vec![1.0; len],
+            // Keyed by the name, so that adding a head does not change the body's start.
             Init::Normal(deviation) => {
-                // Keyed by the name, so that adding a head does not change the body's start.
                 let key = Key::new(seed, Stream::Init, name_hash(&self.name), 0);
                 (0..len as u64).map(|i| deviation * truncated_normal(&key, i)).collect()
+            }
+            Init::Uniform(bound) => {
+                let key = Key::new(seed, Stream::Init, name_hash(&self.name), 0);
+                (0..len as u64).map(|i| bound * (2.0 * key.uniform(i) - 1.0)).collect()
             }
         }
     }
@@ -158,5 +203,23 @@ mod tests {
         assert_eq!((values[15], &values[16..21], values[21]), (0.0, &[1.0; 5][..], 0.0));
         assert_eq!((table.name_at(17), table.name_at(15)), (Some("b"), None));
         assert_ne!(values, table.init(2));
+    }
+
+    #[test]
+    fn what_is_own_stands_first() {
+        let fill = |mut table: ParamTable| {
+            table.body_part(true);
+            table.add("body", 2, 20, Init::Uniform(0.5), Role::Table);
+            table.body_part(false);
+            table.add("head", 1, 3, Init::Ones, Role::Vector);
+            table
+        };
+        let table = fill(ParamTable::parted(fill(ParamTable::parted(0)).own_len()));
+        let offset = |name: &str| table.get(name).unwrap().param.offset;
+        assert_eq!((offset("head"), offset("body"), table.own_len(), table.flat_len(), table.count()), (0, 16, 16, 64, 43));
+        assert!(table.is_own(table.get("head").unwrap().param) && !table.is_own(table.get("body").unwrap().param));
+        let values = table.init(4);
+        assert!(values[16..56].iter().all(|v| v.abs() <= 0.5) && values[16..56].iter().any(|v| *v < 0.0));
+        assert_eq!(fill(ParamTable::default()).own_len(), 64);
     }
 }

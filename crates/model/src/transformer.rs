@@ -125,7 +125,7 @@ impl Transformer {
         let dropped = tape.dropout(&normed, dropout); // [T, E]
         drop(normed);
         let projected = match self.projection {
-            Some(dense) => tape.linear(&dropped, dense.plain()),
+            Some(dense) => dense.run(tape, &dropped, None),
             None => dropped.clone(),
         };
         drop(dropped);

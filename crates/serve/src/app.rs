@@ -25,6 +25,8 @@ use crate::queue::Queue;
 use crate::routes;
 use crate::settings::Settings;
 use crate::tokenizing::Tokenizing;
+use crate::trace::{Trace, Tracing};
+use crate::work::Times;
 
 /// A server without its sockets.
 pub struct App {
@@ -34,8 +36,11 @@ pub struct App {
     pub(crate) queue: Arc<Queue>,
     pub(crate) health: Arc<Health>,
     pub(crate) tokenizing: Tokenizing,
+    tracing: Tracing,
     /// Requests under way.
     pub(crate) permits: Arc<Semaphore>,
+    /// Who may compute beside the batches to look inside a model.
+    pub(crate) inspecting: Arc<Semaphore>,
     /// Bytes of bodies in memory.
     pub(crate) body_memory: Arc<Semaphore>,
     keys: Keys,
@@ -78,7 +83,9 @@ impl App {
         let most = Semaphore::MAX_PERMITS;
         Ok(Arc::new(Self {
             tokenizing: Tokenizing::start(settings.tokenization_workers)?,
+            tracing: Tracing::start(settings.otlp_endpoint.as_deref())?,
             permits: Arc::new(Semaphore::new(settings.max_concurrent_requests.min(most))),
+            inspecting: Arc::new(Semaphore::new(1)),
             body_memory: Arc::new(Semaphore::new(settings.body_memory.max(settings.payload_limit).min(most))),
             keys: Keys::new(&settings.api_keys),
             draining: AtomicBool::new(false),
@@ -108,13 +115,14 @@ impl App {
         self.draining.store(true, Ordering::SeqCst);
     }
 
-    /// Answer what waits, then end the compute thread.
+    /// Answer what waits, end the compute thread, send the last traces.
     pub(crate) fn finish(&self) {
         self.queue.close();
         let batcher = self.batcher.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let Some(batcher) = batcher {
             batcher.join().ok(); // its panics are caught batch by batch
         }
+        self.tracing.finish();
     }
 
     /// All routes, with what is around them.
@@ -157,20 +165,24 @@ async fn no_method(request: Request) -> ApiError {
     ApiError::Method { path: request.uri().path().to_owned(), method: request.method().to_string() }
 }
 
-/// When the head of a request had arrived.
-#[derive(Clone, Copy)]
-struct Arrived(Instant);
+/// When the head of a request had arrived, and its trace.
+#[derive(Clone)]
+pub(crate) struct Arrived {
+    pub(crate) at: Instant,
+    pub(crate) trace: Trace,
+}
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Around every route, unknown ones included: the key, the request's name, the dialect of errors, figures and the log.
 async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let begin = Instant::now();
-    request.extensions_mut().insert(Arrived(begin));
     let visible = |v: &HeaderValue| v.len() <= 128 && v.to_str().is_ok_and(|s| s.bytes().all(|b| b.is_ascii_graphic()));
     let id = request.headers().get(REQUEST_ID).filter(|v| visible(v)).cloned();
     let id = id.or_else(|| HeaderValue::from_str(&app.request_id()).ok());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let trace = app.tracing.request(&method, &path, request.headers(), begin);
+    request.extensions_mut().insert(Arrived { at: begin, trace: trace.clone() });
     let mut response = match app.keys.open(request.headers()) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
@@ -191,7 +203,10 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
     if let Some(id) = id {
         headers.insert(REQUEST_ID, id);
     }
-    log::request(app.settings.log, &method, &path, &response, begin.elapsed(), error.as_ref());
+    let tokens = response.extensions().get::<Times>().map_or(0, |t| t.tokens);
+    let id = response.headers().get(REQUEST_ID).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    trace.end(response.status().as_u16(), id, tokens, error.as_ref());
+    log::request(app.settings.log, &method, &path, &response, begin.elapsed(), error.as_ref(), trace.id());
     response
 }
 
@@ -212,14 +227,15 @@ pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
 pub(crate) struct Parsed<T> {
     pub(crate) value: T,
     pub(crate) served: Arc<Served>,
-    pub(crate) begin: Instant,
+    pub(crate) begin: Arrived,
 }
 
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for Parsed<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
-        let begin = request.extensions().get::<Arrived>().map_or_else(Instant::now, |a| a.0);
+        let begin =
+            request.extensions().get::<Arrived>().cloned().ok_or(ApiError::Unhealthy { problem: "a request came in by no door" })?;
         let address: Address = query(request.uri())?;
         let served = app.models.get(address.model.as_deref())?;
         let bytes = limits::body(app, request.into_body()).await?;

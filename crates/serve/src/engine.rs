@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use cloze::attention::Attention;
-use cloze::task::{Context, Output, Runner, Sequence, Task};
+use cloze::attention::{Ablation, Attention, HeadPlace};
+use cloze::task::{Context, Options, Output, Runner, Sequence, Task};
 use cloze::tensor::Dtype;
 use cloze::text::Encoding;
 use cloze::train::run::Precision;
-use cloze::{Device, Pipeline};
+use cloze::{Device, Encoders, Pipeline};
+use serde_json::Value;
 
 /// What a model is, for /info and for routes that ask whether they can be served.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,15 +46,33 @@ pub trait Engine: Send + Sync {
     /// Whether it has what a task reads.
     fn serves(&self, task: &dyn Task) -> bool;
 
+    /// The hash of the encoder that it shares with models of the same one; `None` where it keeps its own.
+    fn encoder(&self) -> Option<String> {
+        None
+    }
+
     /// Outputs of these sequences, in their order: one packed run. The bits of an output do not depend on its neighbours.
     ///
     /// # Errors
     /// What went wrong, in words.
     fn run(&self, sequences: &[&Sequence]) -> Result<Vec<Output>, String>;
 
-    /// A look into every attention for a text or a pair; `None` for engines that do not show it.
-    fn attention(&self, encoding: &Encoding) -> Option<Attention> {
-        let _ = encoding;
+    /// A look into every attention for a text or a pair, with some heads switched off; `None` for engines that do not show it.
+    fn attention(&self, encoding: &Encoding, off: &[HeadPlace]) -> Option<Attention> {
+        let _ = (encoding, off);
+        None
+    }
+
+    /// What the model answers with all heads, without `off`, and, with `each`, without each head alone; `None` for engines that cannot
+    /// switch heads off.
+    fn ablation(&self, task: &dyn Task, input: &Value, off: &[HeadPlace], each: bool) -> Option<Result<Ablation, cloze::Error>> {
+        let _ = (task, input, off, each);
+        None
+    }
+
+    /// The task that [`Engine::ablation`] looks at where none is named.
+    fn ablation_task(&self, text: &str) -> Option<&'static dyn Task> {
+        let _ = text;
         None
     }
 }
@@ -70,7 +89,24 @@ impl PipelineEngine {
     /// # Errors
     /// As [`Pipeline::load`].
     pub fn load(device: &'static Device, folder: &Path, precision: Precision, max_length: Option<usize>) -> Result<Self, cloze::Error> {
-        let pipeline = Pipeline::load(device, folder, precision, max_length)?;
+        Ok(Self::of(device, Pipeline::load(device, folder, precision, max_length)?, precision))
+    }
+
+    /// Load a model's or an adapter's folder on an encoder that is kept once for all models that have the same.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load_shared`].
+    pub fn load_shared(
+        device: &'static Device,
+        folder: &Path,
+        precision: Precision,
+        max_length: Option<usize>,
+        encoders: &Encoders,
+    ) -> Result<Self, cloze::Error> {
+        Ok(Self::of(device, Pipeline::load_shared(device, folder, precision, max_length, encoders)?, precision))
+    }
+
+    fn of(device: &Device, pipeline: Pipeline<'static>, precision: Precision) -> Self {
         let model = pipeline.model();
         let dtype = match device.dtype(precision) {
             Dtype::F32 => "float32",
@@ -90,7 +126,7 @@ impl PipelineEngine {
             heads: model.blueprint.num_attention_heads,
             parameters: model.table().count(),
         };
-        Ok(Self { pipeline, card })
+        Self { pipeline, card }
     }
 }
 
@@ -107,11 +143,23 @@ impl Engine for PipelineEngine {
         self.pipeline.serves(task)
     }
 
+    fn encoder(&self) -> Option<String> {
+        self.pipeline.encoder()
+    }
+
     fn run(&self, sequences: &[&Sequence]) -> Result<Vec<Output>, String> {
         self.pipeline.run(sequences).map_err(|e| e.to_string())
     }
 
-    fn attention(&self, encoding: &Encoding) -> Option<Attention> {
-        Some(self.pipeline.attention(encoding))
+    fn attention(&self, encoding: &Encoding, off: &[HeadPlace]) -> Option<Attention> {
+        Some(self.pipeline.attention_without(encoding, off))
+    }
+
+    fn ablation(&self, task: &dyn Task, input: &Value, off: &[HeadPlace], each: bool) -> Option<Result<Ablation, cloze::Error>> {
+        Some(self.pipeline.ablation(task, input, &Options::default(), off, each))
+    }
+
+    fn ablation_task(&self, text: &str) -> Option<&'static dyn Task> {
+        self.pipeline.ablation_task(text)
     }
 }

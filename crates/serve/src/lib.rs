@@ -21,6 +21,7 @@ mod routes;
 mod server;
 mod settings;
 mod tokenizing;
+mod trace;
 mod work;
 
 pub use app::App;

@@ -11,7 +11,15 @@ use crate::settings::LogFormat;
 use crate::work::Times;
 
 /// Write the line of a request. Never its texts.
-pub(crate) fn request(format: LogFormat, method: &Method, path: &str, response: &Response, took: Duration, error: Option<&ApiError>) {
+pub(crate) fn request(
+    format: LogFormat,
+    method: &Method,
+    path: &str,
+    response: &Response,
+    took: Duration,
+    error: Option<&ApiError>,
+    trace: Option<String>,
+) {
     if format == LogFormat::Off {
         return;
     }
@@ -35,6 +43,9 @@ pub(crate) fn request(format: LogFormat, method: &Method, path: &str, response: 
                 line["tokenization_ms"] = ms(times.tokenization).into();
                 line["queue_ms"] = ms(times.queue).into();
                 line["inference_ms"] = ms(times.inference).into();
+            }
+            if let Some(trace) = trace {
+                line["trace_id"] = trace.into();
             }
             if let Some(error) = error {
                 line["error"] = error.to_string().into();

@@ -47,6 +47,8 @@ pub struct Settings {
     pub playground: bool,
     /// Folder of training runs whose curves the training page shows.
     pub runs: Option<std::path::PathBuf>,
+    /// Where OpenTelemetry traces go; needs the feature `otlp`.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Default for Settings {
@@ -73,6 +75,7 @@ impl Default for Settings {
             log: LogFormat::Off,
             playground: true,
             runs: None,
+            otlp_endpoint: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use cloze::task::{Output, Sequence};
 
-use crate::app::App;
+use crate::app::{App, Arrived};
 use crate::error::ApiError;
 use crate::models::Served;
 
@@ -53,8 +53,8 @@ pub(crate) struct Work {
     pub(crate) served: Arc<Served>,
     /// Whether it carries many inputs.
     many: bool,
-    /// When its head had arrived.
-    begin: Instant,
+    /// When its head had arrived, and its trace.
+    begin: Arrived,
     /// What it has taken.
     pub(crate) times: Times,
     _permit: tokio::sync::OwnedSemaphorePermit,
@@ -62,7 +62,7 @@ pub(crate) struct Work {
 
 impl Work {
     /// Begin the work of a request for `inputs` inputs; refused when too many requests are under way, or too many inputs come at once.
-    pub(crate) fn begin(app: &Arc<App>, served: Arc<Served>, begin: Instant, inputs: usize, many: bool) -> Result<Self, ApiError> {
+    pub(crate) fn begin(app: &Arc<App>, served: Arc<Served>, begin: Arrived, inputs: usize, many: bool) -> Result<Self, ApiError> {
         app.metrics.request(many);
         let limit = app.settings.max_client_batch_size;
         if inputs > limit {
@@ -82,8 +82,10 @@ impl Work {
         let begin = Instant::now();
         let served = Arc::clone(&self.served);
         let done = self.app.tokenizing.run(move || work(&served)).await;
-        self.times.tokenization += begin.elapsed();
+        let took = begin.elapsed();
+        self.times.tokenization += took;
         self.times.characters += characters;
+        self.begin.trace.part("tokenize", begin, took);
         done
     }
 
@@ -93,19 +95,22 @@ impl Work {
             self.app.metrics.input_length(sequence.len());
             self.times.tokens += sequence.len();
         }
+        let pushed = Instant::now();
         let reply = self.app.queue.push(&self.served.engine, sequences)?;
         let late = ApiError::Overloaded { full: "the request waited longer than --request-timeout" };
-        let left = self.app.settings.request_timeout.saturating_sub(self.begin.elapsed());
+        let left = self.app.settings.request_timeout.saturating_sub(self.begin.at.elapsed());
         let gone = ApiError::Backend { problem: "the compute worker has ended".into() };
         let done = tokio::time::timeout(left, reply).await.map_err(|_| late)?.unwrap_or(Err(gone))?;
         self.times.queue += done.queue;
         self.times.inference += done.inference;
+        self.begin.trace.part("queue", pushed, done.queue);
+        self.begin.trace.part("compute", pushed + done.queue, done.inference);
         Ok(done.outputs)
     }
 
     /// The answer with the headers of its times.
     pub(crate) fn answer(self, body: &impl serde::Serialize) -> Result<axum::response::Response, ApiError> {
-        let total = self.begin.elapsed();
+        let total = self.begin.at.elapsed();
         self.app.metrics.success(self.many, &self.times, total);
         let mut response = crate::response::json(StatusCode::OK, body);
         response.headers_mut().extend(self.times.headers(total));

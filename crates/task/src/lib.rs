@@ -8,6 +8,7 @@
 //! Encoding and decoding know no device: a [`job::Runner`] runs sequences of any tasks and requests packed together.
 
 pub mod context;
+pub mod distillation;
 mod error;
 pub mod extractive_summarization;
 pub mod fill_mask;

@@ -175,19 +175,19 @@ fn cross_entropy(logits: &[f64], label: usize, smoothing: f64) -> (f64, usize, V
 }
 
 /// A vector as direction and length.
-struct Unit {
-    direction: Vec<f64>,
+pub(crate) struct Unit {
+    pub(crate) direction: Vec<f64>,
     length: f64,
 }
 
 impl Unit {
-    fn of(vector: &[f32]) -> Self {
+    pub(crate) fn of(vector: &[f32]) -> Self {
         let length = vector.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt().max(1e-12);
         Self { direction: vector.iter().map(|&v| f64::from(v) / length).collect(), length }
     }
 
     /// Add `factor` · ∂(u · other) / ∂x = factor · (other − (other · u) u) / |x|.
-    fn back(&self, other: &[f64], factor: f64, gradient: &mut [f32]) {
+    pub(crate) fn back(&self, other: &[f64], factor: f64, gradient: &mut [f32]) {
         let along = dot(&self.direction, other);
         for ((g, o), u) in gradient.iter_mut().zip(other).zip(&self.direction) {
             *g += (factor * (o - along * u) / self.length) as f32;
@@ -195,7 +195,7 @@ impl Unit {
     }
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 

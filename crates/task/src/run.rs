@@ -24,6 +24,8 @@ pub struct Packed<'a, B: Backend> {
     pub batch_tokens: usize,
     /// How embeddings are pooled.
     pub pooling: Pooling,
+    /// Attention heads (layer, head) whose output is taken as zero; usually none.
+    pub off: &'a [(usize, usize)],
 }
 
 impl<B: Backend> Runner for Packed<'_, B> {
@@ -51,6 +53,7 @@ impl<B: Backend> Packed<'_, B> {
         sequences.iter().for_each(|s| batch.push(&s.ids, &s.segments));
         let input = Input::new(self.backend, &batch.input_ids, &batch.token_type_ids, batch.sequences.clone());
         let mut tape = Tape::inference(self.backend, self.weights, self.dtype);
+        tape.switch_off(self.off);
         let hidden = self.model.hidden(&mut tape, &input, false);
         let places: Vec<Range<usize>> = batch.sequences.ranges().collect();
         let mut outputs: Vec<Output> = vec![Output::Likelihoods(Vec::new()); sequences.len()];

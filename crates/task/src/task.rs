@@ -68,6 +68,11 @@ pub trait Task: Send + Sync {
     fn fields(&self) -> &'static [Field];
     /// The part of a model that it reads.
     fn head(&self) -> Head;
+    /// Whether a model with this head can do it, as far as its labels say.
+    fn suits(&self, context: &Context) -> bool {
+        let _ = context;
+        true
+    }
     /// An input, as documentation shows it.
     fn sample(&self) -> Value;
 

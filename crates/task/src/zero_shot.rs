@@ -31,6 +31,14 @@ pub static FIELDS: [Field; 3] = [
 /// The hypothesis that a label fits.
 const HYPOTHESIS: &str = "This example is {}.";
 
+/// How the label begins that says that the hypothesis follows.
+const ENTAILS: [&str; 2] = ["entail", "蕴含"];
+
+/// The first label that begins with one of these.
+fn label(context: &Context, wanted: &[&str]) -> Option<usize> {
+    context.labels.iter().position(|l| wanted.iter().any(|w| l.to_lowercase().starts_with(w)))
+}
+
 impl Task for ZeroShot {
     fn name(&self) -> &'static str {
         "zero-shot-classification"
@@ -47,6 +55,9 @@ impl Task for ZeroShot {
     fn head(&self) -> Head {
         Head::Classifier
     }
+    fn suits(&self, context: &Context) -> bool {
+        label(context, &ENTAILS).is_some()
+    }
     fn sample(&self) -> Value {
         json!({"text": "The match ended two to one.", "labels": ["sport", "politics"]})
     }
@@ -55,12 +66,11 @@ impl Task for ZeroShot {
         let row = rows::input(self.name(), self.fields(), input)?;
         let text = row.value.get("text").and_then(Value::as_str).ok_or_else(|| missing(self.name(), "text"))?;
         let labels = row.list("labels").map_err(|_| missing(self.name(), "labels"))?;
-        let find = |wanted: &[&str]| context.labels.iter().position(|l| wanted.iter().any(|w| l.to_lowercase().starts_with(w)));
-        let Some(entails) = find(&["entail", "蕴含"]) else {
+        let Some(entails) = label(context, &ENTAILS) else {
             let problem = format!("the model has no label `entailment`; it has {}; give a model of inference", context.labels.join(", "));
             return Err(TaskError::Input { task: self.name(), problem });
         };
-        let contradicts = find(&["contradict", "not_entail", "矛盾"]);
+        let contradicts = label(context, &["contradict", "not_entail", "矛盾"]);
         let template = options.hypothesis.as_deref().unwrap_or(HYPOTHESIS);
         let mut sequences = Vec::new();
         let mut cut = false;

@@ -36,11 +36,19 @@ pub trait Storage: Sized + Send + Sync + 'static {
     fn reserve(&self, len: usize) -> Self::Buffer {
         self.zeros(Dtype::F32, len)
     }
+    /// Whether backward leaves out the gradients of parameters that stand behind the end of the gradient buffer: frozen ones,
+    /// for which no memory is taken then. A device that does not is given a buffer for all of them.
+    fn leaves_out_frozen(&self) -> bool {
+        false
+    }
     /// Keep the frozen `matrix` [out, in] of `param` in the form that this device's products like best. Afterwards only
     /// products read it: the flat buffer need not hold it. A device without such a form writes it there.
     fn freeze(&self, weights: &mut Weights<Self>, param: crate::Param, matrix: &Frozen<'_>, operands: Operands) {
         let _ = operands;
-        weights.set(self, param.offset, &matrix.values());
+        // What other weights share stands in theirs.
+        if param.range().end <= weights.len() {
+            weights.set(self, param.offset, &matrix.values());
+        }
     }
 }
 

@@ -309,6 +309,52 @@ pub fn recompute_equals_stored<B: Backend>(backend: &B, dtype: Dtype) -> Vec<Str
     wrong
 }
 
+/// Parameters behind the end of the gradient buffer get no gradient, and the others get the same as with a whole one, bit
+/// for bit. Nothing to say of a backend that does not leave them out.
+pub fn frozen_is_left_out<B: Backend>(backend: &B, dtype: Dtype) -> Vec<String> {
+    use crate::ops::cross_entropy::CrossEntropy;
+    use crate::ops::embedding::Embedding;
+    use crate::ops::linear::Linear;
+    use crate::ops::norm::{Norm, NormKind};
+    if !backend.leaves_out_frozen() {
+        return Vec::new();
+    }
+    let (hidden, rows, labels) = (24, 11, 5);
+    let mut offset = 0;
+    let mut place = |rows, cols| {
+        offset += rows * cols;
+        Param { offset: offset - rows * cols, rows, cols }
+    };
+    let own = place(hidden, hidden);
+    let whole = [place(rows, hidden), place(40, hidden), place(2, hidden), place(1, hidden), place(1, hidden)];
+    let [word, position, segment, gain, shift] = whole;
+    let [matrix, bias, head, head_bias] = [place(hidden, hidden), place(1, hidden), place(labels, hidden), place(1, labels)];
+    let weights = Weights::from_host(backend, &values(dtype, 0, offset));
+    let gradients_of = |len: usize| {
+        let mut gradients = backend.zeros(Dtype::F32, len);
+        let mut tape = Tape::training(backend, &weights, dtype, &mut gradients, None);
+        let layout = crate::backend::Packed::new(backend, crate::sequences::Sequences::from_lengths([7, 12]));
+        let ids = backend.indices(&(0..19).map(|t| t * t % 11).collect::<Vec<_>>());
+        let segments = backend.indices(&(0..19).map(|t| t % 2).collect::<Vec<_>>());
+        let op = Embedding { word, position: Some(position), position_offset: 1, segment: Some(segment) };
+        let x = tape.embedding(&ids, Some(&segments), &layout, op);
+        let x = tape.linear(&x, Linear { weight: own, bias: None, activation: None });
+        let x = tape.norm(&x, Norm { kind: NormKind::LayerNorm, gain, bias: Some(shift), eps: 1e-5, dropout: None });
+        let f = Some(crate::ops::activation::Activation::Gelu);
+        let x = tape.linear(&x, Linear { weight: matrix, bias: Some(bias), activation: f });
+        let op = CrossEntropy { weight: head, bias: Some(head_bias), label_smoothing: 0.0 };
+        tape.cross_entropy(&x, &backend.indices(&(0..19).map(|t| t % 5).collect::<Vec<_>>()), 0.1, op);
+        tape.backward();
+        backend.read(&gradients, 0..len)
+    };
+    let (all, first) = (gradients_of(offset), gradients_of(own.len()));
+    let mut wrong = Vec::new();
+    if bits(&all[..own.len()]) != bits(&first) || first.iter().all(|g| *g == 0.0) {
+        wrong.push(format!("{dtype:?}: gradients differ where frozen ones are left out"));
+    }
+    wrong
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,6 +366,11 @@ mod tests {
     #[test]
     fn backward_halves_agree_with_differences() {
         none(differences());
+    }
+
+    #[test]
+    fn the_reference_leaves_out_what_is_frozen() {
+        none(frozen_is_left_out(&Plain, Dtype::F32));
     }
 
     #[test]

@@ -44,6 +44,15 @@ impl Storage for Plain {
     fn indices(&self, values: &[u32]) -> Arc<[u32]> {
         values.into()
     }
+
+    fn leaves_out_frozen(&self) -> bool {
+        true
+    }
+}
+
+/// Whether a gradient buffer holds that of `param`; a frozen parameter stands behind its end.
+pub(crate) fn learns(gradients: &[f64], param: Param) -> bool {
+    param.range().end <= gradients.len()
 }
 
 impl<'a> View<'a, Plain> {
@@ -71,6 +80,7 @@ impl Target<'_, Plain> {
 impl Weights<Plain> {
     /// The elements of `param`.
     pub(crate) fn of(&self, param: Param) -> &[f64] {
-        &self.flat()[param.range()]
+        let (weights, param) = self.place(param);
+        &weights.flat()[param.range()]
     }
 }

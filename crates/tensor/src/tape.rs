@@ -88,6 +88,10 @@ pub struct Tape<'a, B: Backend> {
     next_id: usize,
     next_place: u32,
     watched: Option<Vec<(Attention, Var<B>)>>,
+    /// How many attentions have run.
+    attentions: usize,
+    /// Heads whose output counts as zero: which attention, which of its heads.
+    off: Vec<(usize, usize)>,
 }
 
 impl<'a, B: Backend> Tape<'a, B> {
@@ -95,10 +99,22 @@ impl<'a, B: Backend> Tape<'a, B> {
     pub fn inference(backend: &'a B, weights: &'a Weights<B>, dtype: Dtype) -> Self {
         let setting = Setting { backend, weights, dtype, draws: None };
         let (steps, roots) = (Vec::new(), HashMap::new());
-        Self { setting, recording: false, gradients: None, steps, roots, next_id: 0, next_place: 0, watched: None }
+        Self {
+            setting,
+            recording: false,
+            gradients: None,
+            steps,
+            roots,
+            next_id: 0,
+            next_place: 0,
+            watched: None,
+            attentions: 0,
+            off: Vec::new(),
+        }
     }
 
-    /// A tape for training: parameter gradients are added to `gradients` (f32, the layout of the weights).
+    /// A tape for training: parameter gradients are added to `gradients` (f32, the layout of the weights). Where the backend
+    /// leaves out frozen parameters ([`crate::Storage::leaves_out_frozen`]) the buffer may end before them.
     /// With `draws = Some((seed, place))` dropout is on; `place` counts micro-batches over the whole run.
     pub fn training(
         backend: &'a B,
@@ -139,11 +155,21 @@ impl<'a, B: Backend> Tape<'a, B> {
         self.watched.take().unwrap_or_default()
     }
 
-    /// An attention runs.
-    pub(crate) fn see_attention(&mut self, op: Attention, qkv: &Var<B>) {
+    /// Take the output of these heads as zero: what the model says without them (Michel et al. 2019). Each is which attention, in the
+    /// order they run, and which of its heads. For inference: a head that is off has no gradient to speak of.
+    pub fn switch_off(&mut self, heads: &[(usize, usize)]) {
+        assert!(!self.recording, "heads are switched off on tapes for inference");
+        self.off = heads.to_vec();
+    }
+
+    /// An attention runs; the heads of it that are off.
+    pub(crate) fn see_attention(&mut self, op: Attention, qkv: &Var<B>) -> Vec<usize> {
         if let Some(watched) = &mut self.watched {
             watched.push((op, qkv.clone()));
         }
+        let place = self.attentions;
+        self.attentions += 1;
+        self.off.iter().filter(|(attention, head)| *attention == place && *head < op.heads).map(|(_, head)| *head).collect()
     }
 
     /// Whether backward will run.
@@ -232,6 +258,8 @@ impl<'a, B: Backend> Tape<'a, B> {
                 next_id: 1,
                 next_place: place,
                 watched: None,
+                attentions: 0,
+                off: Vec::new(),
             };
             let inner_x = Var { id: 0, tensor: Rc::clone(&x.tensor) };
             let inner_y = segment(&mut inner, &inner_x);
@@ -287,10 +315,15 @@ impl<B: Backend> Reverse<'_, '_, B> {
 
     /// Add a finished gradient to `var`'s.
     pub(crate) fn add(&mut self, var: &Var<B>, gradient: Tensor<B>) {
-        match self.slots.get_mut(&var.id) {
+        self.add_id(var.id, gradient);
+    }
+
+    /// Add a finished gradient to that of `id`.
+    pub(crate) fn add_id(&mut self, id: usize, gradient: Tensor<B>) {
+        match self.slots.get_mut(&id) {
             Some(sum) => self.setting.backend.accumulate(sum.view_mut(), gradient.view()),
             None => {
-                self.slots.insert(var.id, gradient);
+                self.slots.insert(id, gradient);
             }
         }
     }
@@ -312,5 +345,11 @@ impl<B: Backend> Slot<B> {
 impl<B: Backend> Var<B> {
     pub(crate) fn id(&self) -> usize {
         self.id
+    }
+
+    /// Its tensor, where nothing else holds it.
+    pub(crate) fn into_tensor(self) -> Result<Tensor<B>, Self> {
+        let id = self.id;
+        Rc::try_unwrap(self.tensor).map_err(|tensor| Self { id, tensor })
     }
 }

@@ -1,6 +1,7 @@
 //! Dense row-major tensors, views of them, and the flat buffer that holds all parameters.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::backend::Storage;
 use crate::dtype::Dtype;
@@ -136,12 +137,14 @@ impl Param {
     }
 }
 
-/// All weights of a model: one flat f32 buffer (master weights), and what the backend derived from it.
+/// All weights of a model: one flat f32 buffer (master weights), and what the backend derived from it. Frozen weights may end in a second
+/// part that other models use, too.
 pub struct Weights<B: Storage> {
     flat: B::Buffer,
     len: usize,
     /// The backend's packed forms; empty unless [`Storage::freeze`] was called.
     pub packed: B::Packed,
+    shared: Option<Arc<Weights<B>>>,
 }
 
 impl<B: Storage> Weights<B> {
@@ -149,12 +152,25 @@ impl<B: Storage> Weights<B> {
     pub fn from_host(backend: &B, values: &[f32]) -> Self {
         let mut flat = backend.alloc(Dtype::F32, values.len());
         backend.write(&mut flat, 0, values);
-        Self { flat, len: values.len(), packed: B::Packed::default() }
+        Self { flat, len: values.len(), packed: B::Packed::default(), shared: None }
     }
 
     /// Room for `len` frozen values, all zero so far.
     pub fn reserved(backend: &B, len: usize) -> Self {
-        Self { flat: backend.reserve(len), len, packed: B::Packed::default() }
+        Self { flat: backend.reserve(len), len, packed: B::Packed::default(), shared: None }
+    }
+
+    /// These weights with others behind them: parameters from their end on stand in `shared`, which is kept once however many use it.
+    pub fn with_shared(self, shared: Arc<Weights<B>>) -> Self {
+        Self { shared: Some(shared), ..self }
+    }
+
+    /// The weights in which a parameter stands, and its handle there.
+    pub fn place(&self, param: Param) -> (&Self, Param) {
+        match &self.shared {
+            Some(shared) if param.offset >= self.len => (shared, Param { offset: param.offset - self.len, ..param }),
+            _ => (self, param),
+        }
     }
 
     /// Write frozen values from element `offset` on. Packed forms stay: they are of other elements.
@@ -162,7 +178,7 @@ impl<B: Storage> Weights<B> {
         backend.write(&mut self.flat, offset, values);
     }
 
-    /// The flat buffer. // `f32 [len]`
+    /// The flat buffer, without what is shared. // `f32 [len]`
     pub fn flat(&self) -> &B::Buffer {
         &self.flat
     }
@@ -173,7 +189,7 @@ impl<B: Storage> Weights<B> {
         &mut self.flat
     }
 
-    /// The number of elements.
+    /// The number of elements, without those that are shared.
     pub fn len(&self) -> usize {
         self.len
     }

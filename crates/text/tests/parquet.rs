@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use cloze_text::read::records::Records;
 use cloze_text::read::{Documents, ReadOptions, Source};
 use cloze_text::{Error, FaultKind};
 use parquet::basic::{Compression, GzipLevel};
-use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -64,5 +65,49 @@ fn bad_files_and_rows_are_named() {
     for cut in [0, 3, good.len() / 2, good.len() - 1] {
         std::fs::write(&path, &good[..cut]).unwrap();
         assert!(Documents::open(&Source::new(&path), &options, Arc::default()).is_err(), "cut at {cut}");
+    }
+}
+
+#[test]
+fn rows_are_records_with_their_types() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let schema = "message m { required binary text (UTF8); required int64 label; optional double score; \
+                  required group tags (LIST) { repeated group list { required binary element (UTF8); } } }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let mut writer = SerializedFileWriter::new(std::fs::File::create(&path).unwrap(), schema, Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let bytes = |texts: &[&str]| texts.iter().map(|t| ByteArray::from(*t)).collect::<Vec<_>>();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&bytes(&["one", "二"]), None, None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&[1, 0], None, None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<DoubleType>().write_batch(&[0.5], Some(&[1, 0]), None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&bytes(&["a", "b", "c"]), Some(&[1, 1, 1]), Some(&[0, 1, 0])).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    let found: Vec<(u64, serde_json::Value)> =
+        Records::open(&path).unwrap().map(|r| r.map(|r| (r.line, serde_json::Value::Object(r.fields))).unwrap()).collect();
+    let json = |text| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    assert_eq!(found[0], (1, json(r#"{"text": "one", "label": 1, "score": 0.5, "tags": ["a", "b"]}"#)));
+    assert_eq!(found[1], (2, json(r#"{"text": "二", "label": 0, "score": null, "tags": ["c"]}"#)));
+    write(&path, Compression::SNAPPY, &[b"fine", b"b\xffd"]);
+    let mut records = Records::open(&path).unwrap();
+    records.next().unwrap().unwrap();
+    match records.next().unwrap().unwrap_err() {
+        Error::Bad(fault) => assert!(fault.line == 2 && matches!(fault.kind, FaultKind::Utf8 { at: 1 }), "{fault}"),
+        other => panic!("{other}"),
+    }
+    assert!(records.next().is_none());
+    let good = std::fs::read(&path).unwrap();
+    for cut in [0, 3, good.len() / 2, good.len() - 1] {
+        std::fs::write(&path, &good[..cut]).unwrap();
+        assert!(Records::open(&path).is_err(), "cut at {cut}");
     }
 }

@@ -88,3 +88,12 @@ fn broken_files_name_file_and_line() {
         assert!(fault.contains(name) && fault.contains(says), "{fault}");
     }
 }
+
+#[cfg(not(feature = "parquet"))]
+#[test]
+fn parquet_without_its_feature_names_the_feature() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Records::open(&file(folder.path(), "rows.parquet", "PAR1")).unwrap_err();
+    assert!(matches!(&error, cloze_text::Error::FormatNotBuilt { feature: "parquet", .. }), "{error}");
+    assert!(error.to_string().contains("rows.parquet") && error.to_string().contains("--features parquet"), "{error}");
+}

@@ -56,6 +56,44 @@ pub enum TrainError {
     /// The task's data.
     #[error(transparent)]
     Task(#[from] cloze_task::TaskError),
+    /// A teacher does not answer the task.
+    #[error("{} cannot teach {task}: it has no trained {head}; give a folder that `cloze predict --task {task}` answers with", folder.display())]
+    TeacherHead {
+        /// The teacher.
+        folder: PathBuf,
+        /// What the task reads.
+        head: &'static str,
+        /// The task.
+        task: &'static str,
+    },
+    /// A teacher answers in other labels.
+    #[error("{} cannot teach this model: {what} {found}, those of the training rows {expected}", folder.display())]
+    TeacherLabels {
+        /// The teacher.
+        folder: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// The teacher's.
+        found: String,
+        /// The student's.
+        expected: String,
+    },
+    /// A teacher cuts text into other tokens, and the task's answers are by token.
+    #[error(
+        "{} cannot teach {task}, whose answers are by token: {}, line {line} has other tokens there than for this model; take a teacher with the same tokenizer",
+        folder.display(),
+        path.display()
+    )]
+    TeacherTokens {
+        /// The teacher.
+        folder: PathBuf,
+        /// The rows.
+        path: PathBuf,
+        /// The first row that differs.
+        line: u64,
+        /// The task.
+        task: &'static str,
+    },
     /// A loss or a gradient is not a number; the weights were not touched.
     #[error(
         "step {step}: {what} is not finite (micro-batch {micro_batch} of the step). The weights were not updated; the last checkpoint is sound. \

@@ -15,17 +15,21 @@ use cloze_tensor::Backend;
 use cloze_text::Tokenizer;
 use serde::{Deserialize, Serialize};
 
+use crate::adapt::{self, AdaptConfig};
 use crate::budget::Budget;
 use crate::data_report::DataReport;
 use crate::error::TrainError;
 use crate::fit::{self, Every, Outcome, Plan};
+use crate::label_errors::{self, History, Suspect};
+use crate::lora::{Keep, LoraConfig};
 use crate::observer::{Control, Event, Observers, Reason};
 use crate::optimizer::OptimizerConfig;
-use crate::pretrain::{Device, save_model};
+use crate::pretrain::{Device, save_folder, save_model};
 use crate::run::{self, Precision};
 use crate::schedule::Schedule;
 use crate::step::Trainer;
 use crate::supervised::Supervised;
+use crate::teacher::{DistillConfig, Student, Teacher};
 
 /// Weights of classes in the loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,12 +122,24 @@ pub struct FinetuneRun {
     /// Stop when this many evaluations in a row brought nothing better; 0: never.
     #[serde(default)]
     pub patience: usize,
+    /// Look for training rows whose label the model does not come to believe, and list them in `label-errors.tsv` of the run's folder.
+    #[serde(default = "default_label_errors")]
+    pub label_errors: bool,
     /// The update.
     #[serde(default = "default_optimizer")]
     pub optimizer: OptimizerConfig,
     /// The learning rate over the run.
     #[serde(default)]
     pub schedule: Schedule,
+    /// Train low-rank updates beside the body's matrices instead of the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
+    /// Learn from the answers of another model, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distill: Option<DistillConfig>,
+    /// First go on with masked language modelling on text of the task's domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapt: Option<AdaptConfig>,
 }
 
 fn default_budget() -> Budget {
@@ -140,6 +156,9 @@ fn default_max_length() -> usize {
 }
 fn default_evaluate() -> Every {
     Every::Amount(Budget::Epochs(1.0))
+}
+fn default_label_errors() -> bool {
+    true
 }
 fn default_scale() -> f32 {
     20.0
@@ -182,14 +201,27 @@ impl FinetuneRun {
             evaluate: default_evaluate(),
             metric: None,
             patience: 0,
+            label_errors: default_label_errors(),
             optimizer: default_optimizer(),
             schedule: Schedule::default(),
+            lora: None,
+            distill: None,
+            adapt: None,
         }
     }
 
     fn check(&self) -> Result<&'static dyn Task, TrainError> {
         let refuse = |key, found: String, expected: &str| Err(TrainError::Value { key, found, expected: expected.into() });
         self.optimizer.check()?;
+        if let Some(lora) = &self.lora {
+            lora.check(self)?;
+        }
+        if let Some(distill) = &self.distill {
+            distill.check()?;
+        }
+        if let Some(adapt) = &self.adapt {
+            adapt.check()?;
+        }
         let task = cloze_task::require(&self.task)?;
         let Some(learning) = task.learning() else {
             let trained: Vec<&str> = cloze_task::TASKS.iter().filter(|t| t.learning().is_some()).map(|t| t.name()).collect();
@@ -270,6 +302,8 @@ pub struct Finetuned {
     pub data: DataReport,
     /// What of the model was new.
     pub loaded: LoadReport,
+    /// Training rows that are likely labelled wrong, the likeliest first.
+    pub suspects: Vec<Suspect>,
 }
 
 /// The run with the default length cut to what the model can take; a length that was chosen stays, to be refused.
@@ -315,8 +349,17 @@ pub fn finetune<B: Backend>(
     let task = run.check()?;
     let Some(learning) = task.learning() else { unreachable!("a task that is not trained was refused") };
     run::claim(&run.out, resume)?;
+    let given = run;
+    let run = &mut fitted(run)?;
+    if run.adapt.is_some() {
+        if !adapt::is_done(run) {
+            let found = format!("no model in {}", adapt::folder(run).display());
+            return Err(TrainError::Value { key: "adapt", found, expected: "its phase to be run first, as `cloze finetune` does".into() });
+        }
+        run.model = adapt::folder(run).join("model");
+    }
+    let run = &*run;
     let tokenizer = Tokenizer::load(&run.model)?;
-    let run = &fitted(run)?;
     let read = |path: &PathBuf| -> Result<Vec<Row>, TrainError> {
         let rows = Rows::read_all(path, task.fields(), &run.columns, true)?;
         Ok(run.catalogue.as_ref().map_or(Ok(rows.clone()), |catalogue| task.joined(rows, catalogue))?)
@@ -342,7 +385,7 @@ pub fn finetune<B: Backend>(
         settings,
     });
     let labels = context.labels.clone();
-    let examples: Vec<Example> = examples(task, &context, &train)?;
+    let (examples, row_of) = examples(task, &context, &train)?;
     let data = DataReport::new(task, learning, &train, &dev, &examples);
     for line in data.lines() {
         observers.event(&Event::note(0, line));
@@ -358,6 +401,9 @@ pub fn finetune<B: Backend>(
         scale: run.scale,
         dimensions: run.dimensions.clone(),
     };
+    let student = Student { task, learning, context: &context, rows: &train, examples: &examples };
+    let teach = |config| Teacher::open(backend, config, &student, device.dtype, run.micro_batch_tokens);
+    let teacher = run.distill.as_ref().map(teach).transpose()?;
     let mut course = Supervised {
         task,
         goal: run.metric.clone().unwrap_or_else(|| learning.goal(&context, &dev).to_owned()),
@@ -370,8 +416,14 @@ pub fn finetune<B: Backend>(
         batch_size: run.batch_size,
         micro_batch_tokens: run.micro_batch_tokens,
         cursor: 0,
+        teacher,
         units: 0.0,
+        history: run.label_errors.then(|| History::new(row_of, train.len(), context.problem == Problem::Regression)),
     };
+    if let Some(lora) = &run.lora {
+        (model, values) = lora.adapted(&model, &values, run.seed)?;
+        observers.event(&Event::note(0, lora.line(&model)));
+    }
     let mut trainer = Trainer::new(backend, model, &values, run.optimizer.clone(), device.dtype, run.seed, false);
     drop(values);
     let plan = Plan {
@@ -387,31 +439,56 @@ pub fn finetune<B: Backend>(
         keep_best: true,
         device: device.name,
         peak_flops: device.peak_flops,
-        config: run::to_json(run),
+        config: run::to_json(given),
     };
     let outcome = fit::fit(&mut trainer, &mut course, &plan, &run.out, resume, observers, control)?;
     let weights = trainer.model().frozen(backend, &outcome.values, device.dtype);
     let figures = course.figures(backend, trainer.model(), &weights, device.dtype)?;
     let folder = run.out.join("model");
+    let mut suspects = Vec::new();
     if outcome.reason != Reason::Stopped {
-        let card = card(run, task, trainer.model(), &outcome, &data);
-        save_model(&folder, trainer.model(), &outcome.values, &context.tokenizer, &card, Some(&context.settings))?;
+        suspects = course.history.as_ref().map(History::suspects).unwrap_or_default();
+        let doubtful: Vec<&Row> = suspects.iter().map(|s| &train[s.row]).collect();
+        let said = course.answers(backend, trainer.model(), &weights, device.dtype, &doubtful)?;
+        let path = run.out.join(label_errors::FILE);
+        if course.history.is_some() {
+            label_errors::write(&path, task, &train, &suspects, &said)?;
+        }
+        if let Some(line) = label_errors::line(task, &train, &suspects, &said, &path) {
+            observers.event(&Event::note(outcome.spent.steps, line));
+        }
+        let card = card(given, task, trainer.model(), &outcome, &data);
+        let (tokenizer, settings) = (&context.tokenizer, Some(&context.settings));
+        match &run.lora {
+            None => save_model(&folder, trainer.model(), &outcome.values, tokenizer, &card, settings)?,
+            Some(LoraConfig { keep: Keep::Merged, .. }) => {
+                let (model, values) = trainer.model().merged(&outcome.values);
+                save_model(&folder, &model, &values, tokenizer, &card, settings)?;
+            }
+            Some(lora) => {
+                let base = lora.base_of(&run.model);
+                save_folder(&folder, trainer.model(), tokenizer, &card, settings, |folder, ids| {
+                    lora.save(folder, trainer.model(), &outcome.values, &base, ids)
+                })?;
+            }
+        }
     }
     observers.event(&fit::finished(&outcome, (outcome.reason != Reason::Stopped).then_some(folder)));
-    Ok(Finetuned { outcome, labels, figures, goal: course.goal, data, loaded: report })
+    Ok(Finetuned { outcome, labels, figures, goal: course.goal, data, loaded: report, suspects })
 }
 
-/// The examples of all rows; at least one.
-fn examples(task: &dyn Task, context: &Context, rows: &[Row]) -> Result<Vec<Example>, TrainError> {
-    let mut examples = Vec::with_capacity(rows.len());
-    for row in rows {
+/// The examples of all rows, at least one; and the row of each.
+fn examples(task: &dyn Task, context: &Context, rows: &[Row]) -> Result<(Vec<Example>, Vec<u32>), TrainError> {
+    let (mut examples, mut row_of) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+    for (at, row) in rows.iter().enumerate() {
         examples.extend(task.learning().map_or(Ok(Vec::new()), |l| l.examples(context, row))?);
+        row_of.resize(examples.len(), at as u32);
     }
     if examples.is_empty() {
         let path = rows.first().map(|r| r.path.to_path_buf()).unwrap_or_default();
         return Err(TaskError::TooLittle { path, problem: "no row has anything to learn".into() }.into());
     }
-    Ok(examples)
+    Ok((examples, row_of))
 }
 
 fn card(run: &FinetuneRun, task: &dyn Task, model: &Model, outcome: &Outcome, data: &DataReport) -> Card {

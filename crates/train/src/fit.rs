@@ -223,7 +223,7 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
         if state.kind != self.plan.kind {
             return Err(other("the kind of run", state.kind, self.plan.kind.into()));
         }
-        let elements = self.trainer.model().table().flat_len();
+        let elements = self.trainer.model().table().own_len();
         if state.elements != elements {
             return Err(other("the number of parameters", state.elements.to_string(), elements.to_string()));
         }
@@ -367,7 +367,7 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
         let (steps, micro_batches) = self.trainer.counters();
         let state = State {
             kind: self.plan.kind.into(),
-            elements: self.trainer.model().table().flat_len(),
+            elements: self.trainer.model().table().own_len(),
             steps,
             micro_batches,
             cursor: self.course.cursor(),

@@ -1,5 +1,6 @@
 //! Training: a run (one TOML file) becomes a checkpoint and a model folder.
 
+pub mod adapt;
 pub mod budget;
 pub mod checkpoint;
 pub mod course;
@@ -10,7 +11,9 @@ pub mod figures;
 pub mod files;
 pub mod finetune;
 pub mod fit;
+pub mod label_errors;
 pub mod log;
+pub mod lora;
 pub mod memory;
 pub mod observer;
 pub mod optimizer;
@@ -21,6 +24,7 @@ pub mod run;
 pub mod schedule;
 pub mod step;
 pub mod supervised;
+pub mod teacher;
 pub mod tensorboard;
 
 pub use error::TrainError;

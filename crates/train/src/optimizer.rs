@@ -97,7 +97,7 @@ impl OptimizerConfig {
     pub(crate) fn plan(&self, table: &ParamTable) -> Plan {
         let layers = table.specs().iter().filter_map(|s| depth(&s.name)).max().unwrap_or(0);
         let mut plan = Plan::default();
-        for spec in table.specs() {
+        for spec in table.specs().iter().filter(|s| table.is_own(s.param)) {
             let scale = self.scale(spec, layers);
             match (self.rule, spec.role) {
                 (Rule::Muon, Role::Hidden { .. }) if scale == 0.0 => {} // frozen

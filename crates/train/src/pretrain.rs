@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use cloze_model::blueprint::Position;
 use cloze_model::files::card::Card;
-use cloze_model::{Blueprint, Heads, Input, Model};
+use cloze_model::files::config::Config;
+use cloze_model::files::hub_folder::announced;
+use cloze_model::{Blueprint, Heads, Input, Loaded, Model, load_with};
+use cloze_task::Settings;
 use cloze_tensor::{Backend, Dtype, Tape, Weights};
 use cloze_text::{Batch, Dataset, Limits, ObjectiveConfig, Sampler, SentenceObjective, Split, Tokenizer, Vocabulary};
 use serde::{Deserialize, Serialize};
@@ -15,7 +18,7 @@ use crate::budget::Budget;
 use crate::course::{Course, Losses, Pass, Sum, Sums};
 use crate::error::TrainError;
 use crate::fit::{self, Every, Outcome, Plan};
-use crate::observer::{Control, Observers, Reason};
+use crate::observer::{Control, Event, Observers, Reason};
 use crate::optimizer::OptimizerConfig;
 use crate::ramp::Ramp;
 use crate::run::{self, Precision};
@@ -66,6 +69,10 @@ pub struct DataConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
+    /// Go on from the weights of this model's folder instead of random ones; the corpus must have been prepared with its tokenizer. Its
+    /// shape is the model's own: of the keys below only `dropout` goes with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
     /// `bert` (post-norm, learned positions) or `modernbert` (pre-norm, gated, rotary, no biases).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub family: Option<String>,
@@ -356,6 +363,7 @@ impl Course for Pretraining {
 }
 
 /// The device of a run, as its displays and its record tell it.
+#[derive(Clone, Debug)]
 pub struct Device {
     /// The machine: instruction set, threads.
     pub name: String,
@@ -377,11 +385,23 @@ pub fn pretrain<B: Backend>(
     run.check()?;
     run::claim(&run.out, resume)?;
     let tokenizer = Tokenizer::load(run.data.dir.join("tokenizer"))?;
-    let (family, blueprint) = run.blueprint(tokenizer.vocab_size())?;
     let sentences = run.objective.sentence_objective != SentenceObjective::None;
-    let model = Model::new(family, blueprint, Heads::pretraining(sentences));
+    let (model, values) = match &run.model.from {
+        None => {
+            let (family, blueprint) = run.blueprint(tokenizer.vocab_size())?;
+            let model = Model::new(family, blueprint, Heads::pretraining(sentences));
+            let values = model.table().init(run.seed);
+            (model, values)
+        }
+        Some(folder) => {
+            let begin = begin_from(folder, run, &tokenizer, Heads::pretraining(sentences))?;
+            if !begin.report.new.is_empty() {
+                observers.event(&Event::note(0, format!("newly initialised: {}", begin.report.new.join(", "))));
+            }
+            (begin.model, begin.values)
+        }
+    };
     let mut course = Pretraining::open(run, &tokenizer)?;
-    let values = model.table().init(run.seed);
     let mut trainer = Trainer::new(backend, model, &values, run.optimizer.clone(), device.dtype, run.seed, run.train.recompute);
     drop(values);
     let plan = Plan {
@@ -403,10 +423,76 @@ pub fn pretrain<B: Backend>(
     let folder = run.out.join("model");
     if outcome.reason != Reason::Stopped {
         let card = card(run, &course, trainer.model(), &outcome);
-        save_model(&folder, trainer.model(), &outcome.values, &tokenizer, &card, None)?;
+        match &run.model.from {
+            None => save_model(&folder, trainer.model(), &outcome.values, &tokenizer, &card, None)?,
+            Some(from) => {
+                let (model, values) = completed(from, trainer.model(), &outcome.values)?;
+                let settings = Settings::read(from)?;
+                let settings = (settings != Settings::default()).then_some(&settings);
+                save_model(&folder, &model, &values, &Tokenizer::load(from)?, &card, settings)?;
+            }
+        }
     }
     observers.event(&fit::finished(&outcome, (outcome.reason != Reason::Stopped).then_some(folder)));
     Ok(outcome)
+}
+
+/// The model that a run goes on from, with the heads that it trains.
+fn begin_from(folder: &Path, run: &PretrainRun, tokenizer: &Tokenizer, heads: Heads) -> Result<Loaded, TrainError> {
+    let refuse = |key, found: String, expected: String| Err(TrainError::Value { key, found, expected });
+    let shape = ModelConfig { from: None, dropout: None, ..run.model.clone() };
+    if shape != ModelConfig::default() {
+        let expected = "the model's own shape: no family, size or sizes beside model.from".into();
+        return refuse("model", run::to_toml(&shape).trim().replace('\n', ", "), expected);
+    }
+    let own = Tokenizer::load(folder)?;
+    let count = own.vocab_size().max(tokenizer.vocab_size()) as u32;
+    if let Some(id) = (0..count).find(|&id| own.id_to_token(id) != tokenizer.id_to_token(id)) {
+        let says = |t: &Tokenizer| t.id_to_token(id).unwrap_or_else(|| "nothing".into());
+        let found = format!("{} (token {id} is {})", run.data.dir.display(), says(tokenizer));
+        let expected = format!("a corpus prepared with --tokenizer {} (where it is {})", folder.display(), says(&own));
+        return refuse("data.dir", found, expected);
+    }
+    let mut loaded = load_with(folder, Some(heads), run.seed)?;
+    if loaded.model.blueprint.vocab_size < tokenizer.vocab_size() {
+        let expected = format!("a tokenizer of at most its {} tokens", loaded.model.blueprint.vocab_size);
+        return refuse("model.from", format!("a model whose tokenizer has {} tokens", tokenizer.vocab_size()), expected);
+    }
+    let known = cloze_model::registry::family(loaded.model.family);
+    if known.is_none_or(|family| family.architecture(&loaded.model.heads).is_none()) {
+        let found = format!("{:?}", run.objective.sentence_objective);
+        return refuse("objective.sentence_objective", found, format!("none: {} has no head for it", loaded.model.family));
+    }
+    if let Some(dropout) = run.model.dropout {
+        let mut blueprint = loaded.model.blueprint.clone();
+        (blueprint.hidden_dropout, blueprint.attention_dropout) = (dropout, dropout);
+        loaded.model = Model::new(loaded.model.family, blueprint, loaded.model.heads);
+    }
+    let longest = loaded.model.blueprint.position.longest();
+    if run.train.sequence_length.max() > longest {
+        let expected = format!("at most the model's {longest} positions");
+        return refuse("train.sequence_length", run.train.sequence_length.max().to_string(), expected);
+    }
+    Ok(loaded)
+}
+
+/// What a run has trained, with the heads of the model that it went on from which it has not (a pooler, next sentence).
+fn completed(from: &Path, trained: &Model, values: &[f32]) -> Result<(Model, Vec<f32>), TrainError> {
+    let own = load_with(from, Some(Heads::body()), 0)?.model.heads.summary;
+    let (_, announced) = announced(&Config::read(&from.join("config.json"))?)?;
+    let heads = Heads {
+        summary: own || trained.heads.summary,
+        next_sentence: announced.next_sentence || trained.heads.next_sentence,
+        ..trained.heads.clone()
+    };
+    let mut whole = load_with(from, Some(heads), 0)?;
+    whole.model = Model::new(whole.model.family, trained.blueprint.clone(), whole.model.heads);
+    for spec in trained.table().specs() {
+        if let Some(place) = whole.model.table().get(&spec.name) {
+            whole.values[place.param.range()].copy_from_slice(&values[spec.param.range()]);
+        }
+    }
+    Ok((whole.model, whole.values))
 }
 
 /// Write a model folder whole: weights, configuration, tokenizer, card, and what its task must know. It takes the place of an
@@ -419,6 +505,18 @@ pub fn save_model(
     card: &Card,
     settings: Option<&cloze_task::Settings>,
 ) -> Result<(), TrainError> {
+    save_folder(folder, model, tokenizer, card, settings, |temporary, keys| cloze_model::save(temporary, model, values, keys))
+}
+
+/// Write the folder of a model whose weights and configuration `write` puts there, given the keys of token ids.
+pub(crate) fn save_folder(
+    folder: &Path,
+    model: &Model,
+    tokenizer: &Tokenizer,
+    card: &Card,
+    settings: Option<&cloze_task::Settings>,
+    write: impl Fn(&Path, &[(&str, u32)]) -> Result<(), cloze_model::ModelError>,
+) -> Result<(), TrainError> {
     crate::files::replace_folder(folder, |temporary| -> Result<(), TrainError> {
         let ids = tokenizer.special();
         let mut keys = vec![("pad_token_id", ids.pad)];
@@ -427,7 +525,7 @@ pub fn save_model(
             keys.extend([("cls_token_id", ids.cls), ("sep_token_id", ids.sep), ("bos_token_id", ids.cls), ("eos_token_id", ids.sep)]);
         }
         let keys: Vec<(&str, u32)> = keys.into_iter().filter_map(|(key, id)| Some((key, id?))).collect();
-        cloze_model::save(temporary, model, values, &keys)?;
+        write(temporary, &keys)?;
         tokenizer.save(temporary)?;
         if let Some(settings) = settings {
             settings.write(temporary, model.blueprint.hidden_size)?;
@@ -447,12 +545,13 @@ fn card(run: &PretrainRun, course: &Pretraining, model: &Model, outcome: &Outcom
         languages: vec![],
         pipeline: "fill-mask".into(),
         summary: format!(
-            "A {} encoder of {} layers × {} hidden units ({:.1} M parameters, vocabulary {}), pre-trained from scratch with Cloze by masked language modelling.",
+            "A {} encoder of {} layers × {} hidden units ({:.1} M parameters, vocabulary {}), pre-trained {} with Cloze by masked language modelling.",
             model.family,
             b.num_hidden_layers,
             b.hidden_size,
             model.table().count() as f64 / 1e6,
-            b.vocab_size
+            b.vocab_size,
+            run.model.from.as_ref().map_or("from scratch".into(), |from| format!("further, from {},", from.display()))
         ),
         data: vec![
             format!("{} documents, {} tokens", dataset.documents(), dataset.tokens()),

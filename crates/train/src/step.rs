@@ -1,10 +1,12 @@
-//! The trainer: flat weights, gradients and moments, and one optimizer step over micro-batches.
+//! The trainer: flat weights, gradients and moments, and one optimizer step over micro-batches. Of a model whose table has two parts
+//! the first alone is trained: gradients, moments and checkpoints hold no more.
 
 use std::io::{self, Read, Write};
 
+use cloze_model::params::Spec;
 use cloze_model::{Input, Model};
 use cloze_tensor::ops::optimizer::{Adam, Muon};
-use cloze_tensor::{Backend, Dtype, Tape, Weights};
+use cloze_tensor::{Backend, Dtype, Param, Tape, Weights};
 use cloze_text::Batch;
 
 use crate::course::{Course, Losses, Pass, Sums, Totals};
@@ -47,18 +49,18 @@ pub struct Trainer<'b, B: Backend> {
 impl<'b, B: Backend> Trainer<'b, B> {
     /// A model with its values (flat, host), before the first step. `dtype` is that of activations and product operands.
     pub fn new(backend: &'b B, model: Model, values: &[f32], optimizer: OptimizerConfig, dtype: Dtype, seed: u64, recompute: bool) -> Self {
-        let len = values.len();
-        let zeros = || backend.zeros(Dtype::F32, len);
+        let own = model.table().own_len();
+        let zeros = || backend.zeros(Dtype::F32, own);
         let average = (optimizer.ema > 0.0).then(|| {
             let mut average = zeros();
-            backend.write(&mut average, 0, values);
+            backend.write(&mut average, 0, &values[..own]);
             average
         });
         let plan = optimizer.plan(model.table());
         Self {
             backend,
             weights: Weights::from_host(backend, values),
-            gradients: zeros(),
+            gradients: backend.zeros(Dtype::F32, if backend.leaves_out_frozen() { own } else { values.len() }),
             first: zeros(),
             second: zeros(),
             average,
@@ -90,10 +92,10 @@ impl<'b, B: Backend> Trainer<'b, B> {
 
     /// One optimizer step on `batches` at learning rate `lr`. On an error the weights are as before.
     pub fn step<C: Losses>(&mut self, course: &C, batches: &[Batch], lr: f64) -> Result<StepResult, TrainError> {
-        let len = self.weights.len();
+        let own = self.own_len();
         let totals = Totals::of(batches);
         let mut result = StepResult { sums: Sums::new(), grad_norm: 0.0, tokens: 0, flops: 0.0 };
-        self.backend.clear(&mut self.gradients, 0..len);
+        self.backend.clear(&mut self.gradients, 0..own);
         for (i, batch) in batches.iter().enumerate() {
             let sums = self.gradients_of(course, batch, totals);
             for (name, sum) in sums {
@@ -105,10 +107,9 @@ impl<'b, B: Backend> Trainer<'b, B> {
             result.tokens += batch.tokens() as u64;
             result.flops += self.flops(batch);
         }
-        let squares = self.backend.sum_of_squares(&self.gradients, 0..len);
+        let squares = self.backend.sum_of_squares(&self.gradients, 0..own);
         if !squares.is_finite() {
-            let specs = self.model.table().specs();
-            let culprit = specs.iter().find(|s| !self.backend.sum_of_squares(&self.gradients, s.param.range()).is_finite());
+            let culprit = self.trained().find(|s| !self.backend.sum_of_squares(&self.gradients, s.param.range()).is_finite());
             let name = culprit.map_or("a parameter", |s| &s.name);
             return Err(self.not_finite(batches.len(), format!("the gradient of {name}")));
         }
@@ -135,10 +136,22 @@ impl<'b, B: Backend> Trainer<'b, B> {
         TrainError::NotFinite { step: self.steps + 1, micro_batch, what }
     }
 
-    /// Every parameter must have received a gradient: a loss of them in silence is the worst of bugs.
+    /// Elements that are trained.
+    fn own_len(&self) -> usize {
+        self.model.table().own_len()
+    }
+
+    /// The parameters that are trained.
+    fn trained(&self) -> impl Iterator<Item = &Spec> {
+        self.model.table().specs().iter().filter(move |s| self.model.table().is_own(s.param))
+    }
+
+    /// Every parameter must have received a gradient: a loss of them in silence is the worst of bugs. The first matrix of a low-rank
+    /// update has none as long as the second is zero.
     fn guard(&self) -> Result<(), TrainError> {
-        let without = |s: &&cloze_model::params::Spec| self.backend.sum_of_squares(&self.gradients, s.param.range()) == 0.0;
-        let parameters: Vec<String> = self.model.table().specs().iter().filter(without).map(|s| s.name.clone()).collect();
+        let late: Vec<Param> = self.model.updates().iter().map(|u| u.params()[0]).collect();
+        let without = |s: &&Spec| self.backend.sum_of_squares(&self.gradients, s.param.range()) == 0.0 && !late.contains(&s.param);
+        let parameters: Vec<String> = self.trained().filter(without).map(|s| s.name.clone()).collect();
         if parameters.is_empty() { Ok(()) } else { Err(TrainError::NoGradient { parameters }) }
     }
 
@@ -177,19 +190,23 @@ impl<'b, B: Backend> Trainer<'b, B> {
         }
     }
 
-    /// Three times the forward products: the body on all tokens, the head on masked ones.
+    /// Three times the forward products (twice where the body is frozen: no gradients of its matrices): the body on all tokens, the head
+    /// on masked ones.
     fn flops(&self, batch: &Batch) -> f64 {
         let b = &self.model.blueprint;
         let quadratic: f64 = batch.sequences.ranges().map(|r| (r.len() * r.len()) as f64).sum();
         let attention = 4.0 * quadratic * (b.hidden_size * b.num_hidden_layers) as f64;
         let body = b.forward_flops_per_token(0) * batch.tokens() as f64;
-        3.0 * (body + attention + b.head_flops_per_row() * batch.masked_rows.len() as f64)
+        let passes = if self.own_len() < self.weights.len() { 2.0 } else { 3.0 };
+        passes * (body + attention + b.head_flops_per_row() * batch.masked_rows.len() as f64)
     }
 
     /// The weights to evaluate and to save: the moving average where there is one. // `f32 [flat_len]`, host
     pub fn values(&self) -> Vec<f32> {
         let buffer = self.average.as_ref().unwrap_or(self.weights.flat());
-        self.backend.read(buffer, 0..self.weights.len())
+        let mut values = self.backend.read(buffer, 0..self.own_len());
+        values.extend(self.backend.read(self.weights.flat(), self.own_len()..self.weights.len()));
+        values
     }
 
     /// Evaluate on the course's held-out data.
@@ -218,8 +235,8 @@ impl<'b, B: Backend> Trainer<'b, B> {
             "second_moment.f32" => &self.second,
             _ => self.average.as_ref().unwrap_or(self.weights.flat()),
         };
-        for start in (0..self.weights.len()).step_by(CHUNK) {
-            let end = (start + CHUNK).min(self.weights.len());
+        for start in (0..self.own_len()).step_by(CHUNK) {
+            let end = (start + CHUNK).min(self.own_len());
             let bytes: Vec<u8> = self.backend.read(buffer, start..end).iter().flat_map(|v| v.to_le_bytes()).collect();
             out.write_all(&bytes)?;
         }
@@ -228,7 +245,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
 
     /// Read one of the buffers back.
     pub(crate) fn read_buffer(&mut self, name: &str, from: &mut dyn Read) -> io::Result<()> {
-        let len = self.weights.len();
+        let len = self.own_len();
         let buffer = match name {
             "weights.f32" => self.weights.flat_mut(),
             "first_moment.f32" => &mut self.first,

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cloze_model::{Input, Model};
+use cloze_task::distillation::distill;
 use cloze_task::loss::{LossOptions, Rows as LossRows, loss};
 use cloze_task::run::{Kind, Packed, rows};
 use cloze_task::task::{Example, Figures};
@@ -12,12 +13,15 @@ use cloze_task::{Context, Options, Row, Sequence, Task, Want, answers};
 use cloze_tensor::random::{Key, Permutation, Stream};
 use cloze_tensor::{Backend, Dtype, Tape, Tensor, Weights};
 use cloze_text::Batch;
+use serde_json::Value;
 
 use crate::course::{Course, Losses, Pass, Sum, Sums};
 use crate::error::TrainError;
+use crate::label_errors::History;
+use crate::teacher::Teacher;
 
 /// Shuffled examples, their loss, and figures on dev rows.
-pub struct Supervised {
+pub struct Supervised<'t> {
     pub(crate) task: &'static dyn Task,
     pub(crate) context: Arc<Context>,
     pub(crate) examples: Vec<Example>,
@@ -29,40 +33,57 @@ pub struct Supervised {
     pub(crate) micro_batch_tokens: usize,
     pub(crate) goal: String,
     pub(crate) cursor: u64,
+    /// Whose answers are learned, too.
+    pub(crate) teacher: Option<Teacher<'t>>,
     /// Units of the step at hand: each loss is the mean over the step, however it is cut up.
     pub(crate) units: f64,
+    /// What is seen of every row, where label errors are looked for.
+    pub(crate) history: Option<History>,
 }
 
-impl Supervised {
+impl Supervised<'_> {
     /// Figures on the dev rows.
     pub fn figures<B: Backend>(&self, backend: &B, model: &Model, weights: &Weights<B>, dtype: Dtype) -> Result<Figures, TrainError> {
+        let dev: Vec<&Row> = self.dev.iter().collect();
+        let found = self.answers(backend, model, weights, dtype, &dev)?;
+        Ok(self.task.figures(&self.context, &self.dev, &found)?)
+    }
+
+    /// What the model answers to rows.
+    pub(crate) fn answers<B: Backend>(
+        &self,
+        backend: &B,
+        model: &Model,
+        weights: &Weights<B>,
+        dtype: Dtype,
+        rows: &[&Row],
+    ) -> Result<Vec<Value>, TrainError> {
         let pooling = self.context.settings.pooling;
-        let runner = Packed { backend, model, weights, dtype, batch_tokens: self.micro_batch_tokens, pooling };
-        let mut found = Vec::with_capacity(self.dev.len());
-        for chunk in self.dev.chunks(512) {
+        let runner = Packed { backend, model, weights, dtype, batch_tokens: self.micro_batch_tokens, pooling, off: &[] };
+        let mut found = Vec::with_capacity(rows.len());
+        for chunk in rows.chunks(512) {
             let jobs = chunk.iter().map(|r| self.task.encode(&self.context, &r.value, &self.options)).collect::<Result<_, _>>()?;
             found.extend(answers(&runner, jobs)?);
         }
-        Ok(self.task.figures(&self.context, &self.dev, &found)?)
+        Ok(found)
     }
 }
 
-impl Losses for Supervised {
+impl Losses for Supervised<'_> {
     fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
         let backend = tape.backend();
         let hidden = model.hidden(tape, input, pass.recompute);
         // the sequences of an example stand together
         let places: Vec<Range<usize>> = batch.sequences.ranges().collect();
-        let mut groups: Vec<(&Example, Range<usize>)> = Vec::new();
+        let mut groups: Vec<(usize, Range<usize>)> = Vec::new();
         for (s, &at) in batch.sequence_labels.iter().enumerate() {
-            let example = &self.examples[at as usize];
             match groups.last_mut() {
-                Some((last, range)) if std::ptr::eq(*last, example) => range.end = s + 1,
-                _ => groups.push((example, s..s + 1)),
+                Some((last, range)) if *last == at as usize => range.end = s + 1,
+                _ => groups.push((at as usize, s..s + 1)),
             }
         }
-        let wants: Vec<(&Want, Range<usize>)> =
-            groups.iter().flat_map(|(e, r)| e.sequences.iter().map(|s| &s.want).zip(places[r.clone()].iter().cloned())).collect();
+        let of = |at: usize| self.examples[at].sequences.iter().map(|s| &s.want);
+        let wants: Vec<(&Want, Range<usize>)> = groups.iter().flat_map(|(e, r)| of(*e).zip(places[r.clone()].iter().cloned())).collect();
         let mut sums = Sums::new();
         let Some(kind) = wants.first().map(|(want, _)| Kind::of(want)) else { return sums };
         let Some(rows) = rows(tape, model, self.context.settings.pooling, &hidden, input, kind, &wants) else { return sums };
@@ -70,6 +91,7 @@ impl Losses for Supervised {
         let mut next = wants.iter();
         let mut examples: Vec<LossRows> = Vec::new();
         for (example, range) in &groups {
+            let example = &self.examples[*example];
             let ranges = next.by_ref().take(range.len()).map(|(want, place)| {
                 let start = at;
                 at += kind.rows(want, place);
@@ -79,7 +101,16 @@ impl Losses for Supervised {
         }
         let values = rows.to_host(backend);
         let mut found = loss(&self.loss, &examples, &values, rows.cols());
+        if let Some(teacher) = &self.teacher {
+            let answers: Vec<&[f32]> = groups.iter().map(|(at, _)| teacher.answer(*at)).collect();
+            distill(teacher.distillation, &self.loss, &examples, &answers, &values, rows.cols(), &mut found);
+        }
         if tape.is_recording() {
+            if let Some(history) = &self.history {
+                for ((_, range), (target, rows_of)) in groups.iter().zip(&examples) {
+                    history.see(batch.sequence_labels[range.start] as usize, target, rows_of, &values, rows.cols());
+                }
+            }
             let scale = (1.0 / self.units.max(f64::MIN_POSITIVE)) as f32;
             found.gradient.iter_mut().for_each(|g| *g *= scale);
             let gradient = Tensor::from_host(backend, rows.dtype(), rows.rows(), rows.cols(), &found.gradient);
@@ -90,7 +121,7 @@ impl Losses for Supervised {
     }
 }
 
-impl Course for Supervised {
+impl Course for Supervised<'_> {
     fn next(&mut self, _: f64) -> Result<Vec<Batch>, TrainError> {
         let count = self.examples.len() as u64;
         let (epoch, begin) = (self.cursor / count, self.cursor % count);
@@ -98,6 +129,10 @@ impl Course for Supervised {
         let order = Permutation::new(Key::new(self.seed, Stream::Shuffle, epoch, 0), count);
         self.cursor += end - begin;
         self.units = 0.0;
+        if let Some(teacher) = &mut self.teacher {
+            let which: Vec<usize> = (begin..end).map(|i| order.at(i) as usize).collect();
+            teacher.ask(&which, &self.examples)?;
+        }
         let mut batches: Vec<Batch> = Vec::new();
         for i in begin..end {
             let at = order.at(i);

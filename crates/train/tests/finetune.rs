@@ -217,6 +217,51 @@ fn rankings_summaries_and_recommendations_are_learned() {
     });
 }
 
+/// A label of twenty rows is wrong: nearly all of them stand in the table, and hardly a right one does.
+#[test]
+fn wrong_labels_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let wrong = |row: u64| row % 20 == 7;
+    let row = |flip: bool, d: &mut Draws| {
+        let animal = d.below(2) == 0;
+        let word = if animal { d.choose(&ANIMALS) } else { d.choose(&PLACES) };
+        json!({"text": d.around(word), "label": if animal != flip { "animal" } else { "place" }})
+    };
+    let lines: String = (0..400).map(|i| format!("{}\n", row(wrong(i), &mut Draws::new(i)))).collect();
+    std::fs::write(at.join("train.jsonl"), lines).unwrap();
+    let dev = write(at, "dev.jsonl", 1000, 1060, &|d| row(false, d));
+    let mut run = FinetuneRun::new("text-classification", model(at), at.join("train.jsonl"), dev, at.join("run"));
+    run.budget = Budget::Epochs(6.0);
+    run.batch_size = 16;
+    run.max_length = 48;
+    run.micro_batch_tokens = 256;
+    run.optimizer.lr = 3e-3;
+    run.precision = Precision::F32;
+    let cpu = Cpu::new(CpuOptions { threads: Some(1), level: None });
+    let tune = |run: &FinetuneRun| {
+        let device = Device { name: "test".into(), peak_flops: None, dtype: Dtype::F32 };
+        finetune(&cpu, run, device, false, &mut Observers::new(), &Control::default()).unwrap()
+    };
+    let done = tune(&run);
+    let found: Vec<bool> = done.suspects.iter().map(|s| wrong(s.row as u64)).collect();
+    let among = |n: usize| found.iter().take(n).filter(|w| **w).count();
+    assert!(among(20) >= 18, "of 20 wrong labels {} are among the first 20 of {}", among(20), found.len());
+    assert!(found.len() < 40, "{} rows are doubted", found.len());
+    let table = std::fs::read_to_string(run.out.join("label-errors.tsv")).unwrap();
+    let mut rows = table.lines().map(|l| l.split('\t').collect::<Vec<_>>());
+    assert_eq!(rows.next().unwrap(), ["line", "score", "label", "model", "text"]);
+    let first = rows.next().unwrap();
+    assert!(first[1].parse::<f64>().unwrap() < 0.0 && first[2] != first[3] && first[4].split(' ').count() == 5, "{first:?}");
+    assert_eq!(table.lines().count(), found.len() + 1);
+
+    run.label_errors = false;
+    run.out = at.join("second");
+    let plain = tune(&run);
+    assert!(plain.suspects.is_empty() && !run.out.join("label-errors.tsv").exists());
+    assert_eq!(plain.figures.values, done.figures.values, "to look does not change what is learned");
+}
+
 /// A change of a run.
 type Change = Box<dyn Fn(&mut FinetuneRun)>;
 

@@ -6,7 +6,9 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cloze_model::files::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use cloze_model::files::join::safe_join;
+use cloze_task::context::SETTINGS_FILE;
 use serde_json::Value;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -17,7 +19,7 @@ use super::{Hub, HubError, Name, Progress, is_commit, shards_are_there};
 
 /// Whether a model is loaded from a file of this name, beside its weights.
 fn is_wanted(name: &str) -> bool {
-    name == "config.json" || BESIDE.contains(&name)
+    ["config.json", ADAPTER_CONFIG, SETTINGS_FILE].contains(&name) || BESIDE.contains(&name)
 }
 
 /// The list of a repository's files is no longer than this.
@@ -65,7 +67,10 @@ pub(super) fn fetch(hub: &Hub, name: &Name, progress: &mut dyn FnMut(Progress)) 
 fn wanted(files: &[String]) -> Vec<&String> {
     let top = |f: &str| !f.contains('/');
     let safetensors = |f: &str| {
-        f == "model.safetensors" || f == "model.safetensors.index.json" || (f.starts_with("model-") && f.ends_with(".safetensors"))
+        f == ADAPTER_WEIGHTS
+            || f == "model.safetensors"
+            || f == "model.safetensors.index.json"
+            || (f.starts_with("model-") && f.ends_with(".safetensors"))
     };
     let torch = |f: &str| {
         f == "pytorch_model.bin" || f == "pytorch_model.bin.index.json" || (f.starts_with("pytorch_model-") && f.ends_with(".bin"))

@@ -16,6 +16,8 @@ mod fetch;
 
 use std::path::{Path, PathBuf};
 
+use cloze_model::files::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
+
 /// Why a model by name is not to be had.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
@@ -256,6 +258,9 @@ impl Hub {
         let snapshot = repository.join("snapshots").join(commit);
         let there = |file: &str| snapshot.join(file).exists();
         let weights = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+        if there(ADAPTER_CONFIG) && there(ADAPTER_WEIGHTS) {
+            return Some(snapshot);
+        }
         (there("config.json") && weights.into_iter().any(there) && shards_are_there(&snapshot)).then_some(snapshot)
     }
 

@@ -1,7 +1,7 @@
 //! One task: some rows and panels of C over a range of the depth, and the epilogue of its tiles.
 
 use super::matrix::{Dtype, Matrix, MatrixMut, Source, Target};
-use super::microkernel::{self, Element, Soon, TILE_WORDS};
+use super::microkernel::{self, Ahead, Element, Soon, TILE_WORDS};
 use super::pack;
 use super::quantize::{self, RowScale};
 use super::scratch::Scratch;
@@ -175,6 +175,9 @@ impl<E: Element> Kernel for Block<'_, E> {
         let stage = self.scratch.stage.words_mut().as_mut_ptr();
         let mut buffer = TileBuffer([0.0; TILE_WORDS]);
 
+        let tiles = m.div_ceil(S::TILE_ROWS);
+        let mut cold = true; // nothing was brought closer for the first panel
+
         let mut w0 = self.words.start;
         loop {
             let w1 = self.words.end.min(w0 + self.block);
@@ -196,7 +199,16 @@ impl<E: Element> Kernel for Block<'_, E> {
                 let vectors = n.div_ceil(S::LANES);
                 let place = self.packed_start + (c0 - self.columns.start);
                 let b = &self.packed[block_start + place * words..][..words * vectors * S::LANES];
-                let mut r = 0;
+                // The panel after this one, or where the next block of depth begins.
+                let next = if c0 + n < self.columns.end {
+                    b.as_ptr_range().end
+                } else {
+                    self.packed.as_ptr().wrapping_add((w1 - self.words.start) * self.packed_columns + self.packed_start * words)
+                };
+                let own = Ahead::same(b.as_ptr(), vectors, S::LANES);
+                let alone = usize::from(cold);
+                cold = false;
+                let (mut r, mut i) = (0, 0);
                 while r < m {
                     let rows = if r + S::TILE_ROWS <= m { S::TILE_ROWS } else { last_rows };
                     // SAFETY: `packed_a` holds `padded_rows · words` words and `b` was sliced to size; C, the
@@ -204,7 +216,12 @@ impl<E: Element> Kernel for Block<'_, E> {
                     unsafe {
                         let a = packed_a.add(r * words).cast_const();
                         let soon = self.output.c.soon(self.rows.start + r, c0, n);
-                        microkernel::tile::<S, E>(s, (rows, vectors), words, a, b.as_ptr(), buffer.0.as_mut_ptr(), soon);
+                        let ahead = if tiles == 1 || i < alone {
+                            own
+                        } else {
+                            Ahead::share(next, (i - alone, tiles - alone), words, vectors, S::LANES)
+                        };
+                        microkernel::tile::<S, E>(s, (rows, vectors), words, a, b.as_ptr(), buffer.0.as_mut_ptr(), soon, ahead);
                         let tile = Finish {
                             output: self.output,
                             row: self.rows.start + r,
@@ -228,6 +245,7 @@ impl<E: Element> Kernel for Block<'_, E> {
                         }
                     }
                     r += rows;
+                    i += 1;
                 }
                 c0 += n;
             }

@@ -169,6 +169,6 @@ pub(super) fn object(value: Value) -> Map<String, Value> {
 }
 
 /// An f32 as the shortest decimal that reads back to it (0.1, not 0.10000000149).
-pub(super) fn decimal(v: f32) -> Value {
+pub(crate) fn decimal(v: f32) -> Value {
     v.to_string().parse::<f64>().map_or(Value::Null, |v| json!(v))
 }

@@ -8,6 +8,7 @@ use cloze_tensor::{Frozen, Param};
 
 use serde_json::{Map, Value, json};
 
+use super::adapter::{ADAPTER_CONFIG, is_adapter};
 use super::config::Config;
 use super::quantized;
 use super::safetensors::{OutTensor, OutValues, TensorFiles, write};
@@ -109,6 +110,9 @@ pub struct Opened {
 /// Open a folder, with other heads than it announces if given; see [`load_with`].
 pub fn open(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Opened, ModelError> {
     let path = folder.join("config.json");
+    if is_adapter(folder) {
+        return Err(ModelError::IsAdapter { folder: folder.to_owned(), file: ADAPTER_CONFIG });
+    }
     if !path.exists() {
         return Err(ModelError::NotAModel { folder: folder.to_owned(), missing: "config.json" });
     }
@@ -282,16 +286,21 @@ fn check_shapes(folder: &Path, config: &Path, family: &Family, model: &Model, fi
 /// The name of a tensor in the files: its own, without the body's prefix, that of old TensorFlow conversions, or that of
 /// its copy.
 fn find(files: &TensorFiles, family: &Family, spec: &Spec, part: &TensorName) -> Option<String> {
+    candidates(family, spec, part).into_iter().find(|candidate| files.path_of(candidate).is_some())
+}
+
+/// The names under which a tensor may stand in files.
+pub(super) fn candidates(family: &Family, spec: &Spec, part: &TensorName) -> Vec<String> {
     let name = part.name.as_str();
     let old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
     let mut candidates = vec![name.to_owned(), old.clone()];
     candidates.extend([name, &old].iter().filter_map(|n| n.strip_prefix(family.prefix)).map(str::to_owned));
     candidates.extend(family.copies.iter().filter(|(_, parameter, _)| *parameter == spec.name).map(|(.., copy)| (*copy).to_owned()));
-    candidates.into_iter().find(|candidate| files.path_of(candidate).is_some())
+    candidates
 }
 
 /// The shape of a tensor that holds `part` of a parameter.
-fn shape_of(spec: &Spec, part: &TensorName) -> Vec<usize> {
+pub(super) fn shape_of(spec: &Spec, part: &TensorName) -> Vec<usize> {
     match spec.role {
         Role::Vector => vec![part.rows()],
         _ => vec![part.rows(), spec.param.cols],
@@ -337,7 +346,7 @@ pub fn save(folder: &Path, model: &Model, values: &[f32], token_ids: &[(&str, u3
     std::fs::write(&path, text).map_err(ModelError::io(&path, "write"))
 }
 
-fn config_json(family: &Family, model: &Model, token_ids: &[(&str, u32)]) -> Value {
+pub(super) fn config_json(family: &Family, model: &Model, token_ids: &[(&str, u32)]) -> Value {
     let b = &model.blueprint;
     let mut map = Map::new();
     map.insert("architectures".into(), json!(family.architecture(&model.heads).map(|name| vec![name])));

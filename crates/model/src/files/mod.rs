@@ -1,5 +1,6 @@
-//! Model files: Hugging Face folders, safetensors.
+//! Model files: Hugging Face folders, safetensors, adapters.
 
+pub mod adapter;
 pub mod card;
 pub mod config;
 pub mod container;

@@ -268,7 +268,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         let header = r#"{"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[1],"data_offsets":[4,5]},"c":{"dtype":"F32","shape":[2],"data_offsets":[5,13]}}"#;
-        let header = format!("{header:<1$}", header.len().next_multiple_of(8));
+        let header = format!("{header:<0$}", header.len().next_multiple_of(8));
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend(header.bytes());
         bytes.extend([1.5f32, -2.0].iter().flat_map(|&v| half::bf16::from_f32(v).to_le_bytes()));

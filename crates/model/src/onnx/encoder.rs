@@ -182,11 +182,6 @@ impl Encoder<'_> {
             x = self.g.node("Add", &[&x, &rows], vec![]);
         }
         if self.has("embeddings.task.weight") {
-            let (table, first) = (self.param("embeddings.task.weight")?, self.g.int(0));
-            let row = self.g.node("Gather", &[&table, &first], vec![int("axis", 0)]);
-            x = self.g.node("Add", &[&x, &row], vec![]);
-        }
-        if self.has("embeddings.task.weight") {
             // Every token is of the first kind of task.
             let table = self.param("embeddings.task.weight")?;
             let zero = self.g.int(0);

@@ -142,6 +142,11 @@ mod tests {
                 match encoder::graph(&model, &values, Some(&SentenceModel::default())) {
                     Ok(graph) => {
                         is_sound(&what, &graph);
+                        // A table that is added twice gives a sound graph of another model.
+                        for table in graph.initializer.iter().filter(|t| t.name.starts_with("embeddings.") && !t.name.contains("word")) {
+                            let readers = graph.node.iter().filter(|n| n.input.contains(&table.name)).count();
+                            assert_eq!(readers, 1, "{what}: {} is read {readers} times", table.name);
+                        }
                         let names: Vec<&str> = graph.output.iter().map(|o| o.name.as_str()).collect();
                         assert!(names.contains(output) && names.contains(&"sentence_embedding"), "{what}: {names:?}");
                         seen += 1;

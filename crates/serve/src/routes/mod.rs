@@ -150,6 +150,14 @@ pub(crate) fn all(app: &App) -> Vec<Route> {
             r#"{"inputs": "The cat sat on the mat", "layer": 0, "head": 0}"#,
             || post(inspection::attention),
         ),
+        Route::post(
+            "/ablation",
+            INSIDE,
+            "What the answer loses without some heads, or without each",
+            ["AblationRequest", "AblationResponse"],
+            r#"{"inputs": "The cat sat on the mat", "ablate": [[0, 0]], "each": false}"#,
+            || post(inspection::ablation),
+        ),
         Route::get("/v1/models", OPENAI, "The models of this server", || get(openai::models)).answers("ModelList"),
         Route::get("/info", OPERATION, "The model and the limits", || get(operation::info)).answers("Info"),
         Route::get("/health", OPERATION, "Whether requests are welcome", || get(operation::ready)),
@@ -183,7 +191,7 @@ pub(crate) fn all(app: &App) -> Vec<Route> {
 
 /// The routes that a model can answer, for /info and the page.
 pub(crate) fn served_by(served: &Served) -> Vec<String> {
-    let mut routes = vec!["/embed", "/embed_all", "/similarity", "/tokenize", "/decode", "/v1/embeddings", "/attention"];
+    let mut routes = vec!["/embed", "/embed_all", "/similarity", "/tokenize", "/decode", "/v1/embeddings", "/attention", "/ablation"];
     if served.engine.card().classifies {
         routes.push("/predict");
         if served.engine.context().labels.len() == 1 {
@@ -192,6 +200,8 @@ pub(crate) fn served_by(served: &Served) -> Vec<String> {
     }
     // A task whose path is one of text-embeddings-inference's is served by that one, and stands above if the model answers it.
     let other = |task: &&&dyn Task| !["embed", "rerank", "similarity"].contains(&task.route());
-    let tasks = TASKS.iter().filter(other).filter(|task| served.engine.serves(**task)).map(|task| format!("/{}", task.route()));
+    let context = served.engine.context();
+    let can = |task: &&&dyn Task| served.engine.serves(**task) && task.suits(context);
+    let tasks = TASKS.iter().filter(other).filter(can).map(|task| format!("/{}", task.route()));
     routes.into_iter().map(str::to_owned).chain(tasks).collect()
 }

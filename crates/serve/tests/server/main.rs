@@ -3,5 +3,8 @@
 mod dialects;
 mod operation;
 mod reliability;
+mod sharing;
 mod tasks;
+#[cfg(feature = "otlp")]
+mod traces;
 mod world;

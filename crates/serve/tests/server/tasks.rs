@@ -78,6 +78,43 @@ fn attention_is_shown_in_numbers() {
 }
 
 #[test]
+fn heads_are_switched_off_and_answers_change() {
+    let world = World::usual(brisk());
+    let whole = world.post("/attention", &json!({"inputs": "the cat sat"})).good();
+    let without = world.post("/attention", &json!({"inputs": "the cat sat", "ablate": [[0, 1]]})).good();
+    assert_eq!(whole["weights"][0], without["weights"][0], "the layer below sees the same");
+    assert_ne!(whole["weights"][1], without["weights"][1], "the layer above does not");
+    let masked = json!({"inputs": "the [MASK] sat", "ablate": [[0, 1], [0, 1], [1, 3]], "each": true});
+    let found = world.post("/ablation?model=words", &masked).good();
+    assert_eq!((&found["task"], &found["measure"], &found["off"]), (&json!("fill-mask"), &json!("loss"), &json!([[0, 1], [1, 3]])));
+    assert_eq!((found["each"].as_array().unwrap().len(), found["each"][1].as_array().unwrap().len()), (2, 4));
+    assert!(found["value"].is_number() && found["value"] != found["whole"] && found["answer"] != found["answer_without"]);
+    assert_eq!(found["answer"], world.post("/fill-mask?model=words", &json!({"text": "the [MASK] sat"})).good());
+    for (model, inputs, task, measure) in [
+        ("words", json!("the cat"), "masked-lm-scoring", "loss"),
+        ("mood", json!(["the cat", "a dog"]), "text-classification", "probability"),
+        ("order", json!("the cat"), "text-classification", "number"),
+        ("names", json!("the cat"), "token-classification", "probability"),
+        ("spans", json!("the cat"), "sentence-embedding", "cosine"),
+        ("spans", json!({"question": "the", "context": "a cat sat"}), "question-answering", "probability"),
+    ] {
+        let mut body = json!({"inputs": inputs, "ablate": [[1, 0]]});
+        if task == "question-answering" {
+            body["task"] = json!(task);
+        }
+        let found = world.post(&format!("/ablation?model={model}"), &body).good();
+        assert_eq!((&found["task"], &found["measure"], &found["each"]), (&json!(task), &json!(measure), &json!([])), "{model}");
+        assert!(found["value"].is_number());
+    }
+    let why = world.post("/ablation?model=words", &json!({"inputs": "the", "ablate": [[2, 0]]})).refused(422, "Validation");
+    assert!(why.contains("2.0") && why.contains("2 layers of 4 heads"), "{why}");
+    world.post("/attention", &json!({"inputs": "the", "ablate": [[0, 4]]})).refused(422, "Validation");
+    world.post("/ablation", &json!({"inputs": ""})).refused(400, "Empty");
+    world.post("/ablation", &json!({"inputs": "the", "task": "dance"})).refused(422, "Validation");
+    world.post("/ablation?model=mood", &json!({"inputs": "the", "task": "fill-mask"})).refused(424, "Backend");
+}
+
+#[test]
 fn the_page_and_the_curves_of_runs() {
     let runs = tempfile::tempdir().unwrap();
     std::fs::create_dir(runs.path().join("first")).unwrap();

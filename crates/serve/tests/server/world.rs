@@ -138,6 +138,11 @@ impl World {
     fn with(settings: Settings, models: &[(&str, Heads)], loader: cloze_serve::Loader) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let models = Models::load(folders(folder.path(), models), loader).unwrap();
+        Self::serving(settings, folder, models)
+    }
+
+    /// Serve models that are loaded.
+    pub(crate) fn serving(settings: Settings, folder: tempfile::TempDir, models: Models) -> Self {
         let app = App::new(settings, models).unwrap();
         let server = Server::start(app, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         Self { folder, address: server.address(), stopper: server.stopper(), server: Some(server) }

@@ -92,10 +92,14 @@ impl<'a, B: Backend> Tape<'a, B> {
         assert_eq!(layout.sequences.tokens(), rows, "attention: the layout has {} tokens, qkv {rows}", layout.sequences.tokens());
         assert!(layout.sequences.longest() <= 1 << 20, "attention: a sequence is longer than 2^20 tokens");
         assert!(op.rotary.is_none() || (hidden / op.heads).is_multiple_of(2), "attention: rotary positions need an even head dimension");
-        self.see_attention(op, qkv);
+        let off = self.see_attention(op, qkv);
         let mut y = self.tensor(rows, hidden);
         let mut lse = self.is_recording().then(|| Tensor::new(self.backend(), Dtype::F32, rows, op.heads));
         self.backend().attention(&op, layout, qkv.view(), y.view_mut(), lse.as_mut().map(|l| l.view_mut()));
+        let d = hidden / op.heads;
+        for (t, n) in (0..rows).flat_map(|t| off.iter().map(move |n| (t, n))) {
+            self.backend().clear(y.view_mut().buffer, t * hidden + n * d..t * hidden + (n + 1) * d);
+        }
         let y = self.var(y);
         let (qkv, layout, out) = (qkv.clone(), layout.clone(), y.clone());
         self.record(move |r| {

@@ -8,7 +8,7 @@
 use crate::backend::{Backend, Storage};
 use crate::conformance::{Case, Inputs};
 use crate::dtype::Dtype;
-use crate::plain::Plain;
+use crate::plain::{Plain, learns};
 use crate::tape::{Tape, Var};
 use crate::tensor::{Param, Tensor, View, ViewMut, Weights};
 
@@ -97,9 +97,11 @@ impl CrossEntropyOp for Plain {
                     let d = f64::from(back.scale) * ((logits[o] - lse).exp() - q(o));
                     for i in 0..h {
                         back.dx.row(m)[i] += d * w[o * h + i];
-                        back.gradients[offset + o * h + i] += d * x.row(m)[i];
+                        if learns(back.gradients, op.weight) {
+                            back.gradients[offset + o * h + i] += d * x.row(m)[i];
+                        }
                     }
-                    if let Some(b) = op.bias {
+                    if let Some(b) = op.bias.filter(|b| learns(back.gradients, *b)) {
                         back.gradients[b.offset + o] += d;
                     }
                 }

@@ -100,7 +100,7 @@ impl EmbeddingOp for Plain {
     ) {
         for (t, rows) in rows(op, ids, segments, layout) {
             for c in 0..op.word.cols {
-                y.row(t)[c] = rows.iter().map(|r| weights.flat()[r + c]).sum();
+                y.row(t)[c] = rows.iter().map(|r| weights.of(Param { offset: r + c, rows: 1, cols: 1 })[0]).sum();
             }
         }
     }
@@ -114,8 +114,9 @@ impl EmbeddingOp for Plain {
         dy: View<Self>,
         gradients: &mut Self::Buffer,
     ) {
+        let len = gradients.len(); // tables behind it are frozen
         for (t, rows) in rows(op, ids, segments, layout) {
-            for r in rows {
+            for r in rows.into_iter().filter(|r| r + op.word.cols <= len) {
                 for c in 0..op.word.cols {
                     gradients[r + c] += dy.row(t)[c];
                 }

@@ -7,7 +7,7 @@
 use super::activation::Activation;
 use crate::backend::{Backend, Storage};
 use crate::conformance::{Case, Inputs};
-use crate::plain::Plain;
+use crate::plain::{Plain, learns};
 use crate::tape::{Tape, Var};
 use crate::tensor::{Param, Target, View, ViewMut, Weights};
 
@@ -107,10 +107,12 @@ impl LinearOp for Plain {
                     dy.row(t)[o] *= f.derivative(pre.row(t)[o]);
                 }
                 let dz = dy.row(t)[o];
-                for i in 0..inner {
-                    gradients[offset + o * inner + i] += dz * x.row(t)[i];
+                if learns(gradients, op.weight) {
+                    for i in 0..inner {
+                        gradients[offset + o * inner + i] += dz * x.row(t)[i];
+                    }
                 }
-                if let Some(b) = op.bias {
+                if let Some(b) = op.bias.filter(|b| learns(gradients, *b)) {
                     gradients[b.offset + o] += dz;
                 }
             }

@@ -10,7 +10,7 @@
 use crate::backend::{Backend, Storage};
 use crate::conformance::{Case, Inputs};
 use crate::dtype::Dtype;
-use crate::plain::Plain;
+use crate::plain::{Plain, learns};
 use crate::random::{Key, Stream};
 use crate::tape::{Dropout, Tape, Var};
 use crate::tensor::{Param, Target, Tensor, View, ViewMut, Weights};
@@ -201,8 +201,10 @@ impl NormOp for Plain {
                     dresidual.set(t, c, ds);
                 }
                 if let Some(dy) = dy {
-                    gradients[op.gain.offset + c] += dy.row(t)[c] * hat[c];
-                    if let Some(b) = op.bias {
+                    if learns(gradients, op.gain) {
+                        gradients[op.gain.offset + c] += dy.row(t)[c] * hat[c];
+                    }
+                    if let Some(b) = op.bias.filter(|b| learns(gradients, *b)) {
                         gradients[b.offset + c] += dy.row(t)[c];
                     }
                 }

@@ -1,4 +1,4 @@
-//! The text column of parquet files.
+//! Parquet files: their text column as documents, their rows as records.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -9,7 +9,9 @@ use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::record::reader::RowIter;
 use ::parquet::record::{Field, Row};
 use ::parquet::schema::types::Type;
+use serde_json::{Map, Number, Value};
 
+use super::records::Record;
 use super::{Document, Found, FoundFault, ReadOptions, Source, TEXT_FIELDS};
 use crate::error::{Error, Fault, FaultKind, Result};
 
@@ -89,4 +91,74 @@ impl Iterator for Texts {
             }
         })
     }
+}
+
+/// The rows of a file with all their columns.
+pub(crate) struct Rows {
+    path: PathBuf,
+    rows: RowIter<'static>,
+    row: u64,
+}
+
+impl Rows {
+    pub(crate) fn open(source: &Source) -> Result<Self> {
+        let path = source.path().to_path_buf();
+        let bad = |reason: String| Error::Bad(Fault { path: path.clone(), line: 0, kind: FaultKind::Stream { reason } });
+        let file = File::open(source.path()).map_err(Error::io("open", source.path()))?;
+        let reader = SerializedFileReader::new(file).map_err(|e| bad(e.to_string()))?;
+        Ok(Self { path, rows: RowIter::from_file_into(Box::new(reader)), row: 0 })
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Record, FoundFault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = self.rows.next()?;
+        self.row += 1;
+        let fault = |kind| FoundFault::Bad(Fault { path: self.path.clone(), line: self.row, kind });
+        Some(match row {
+            Ok(row) => object(&row).map(|fields| Record { line: self.row, fields }).map_err(fault),
+            Err(e) => Err(fault(FaultKind::Stream { reason: e.to_string() })),
+        })
+    }
+}
+
+fn object(row: &Row) -> Result<Map<String, Value>, FaultKind> {
+    row.get_column_iter().map(|(name, field)| Ok((name.clone(), value(field)?))).collect()
+}
+
+/// A cell as JSON: text, numbers, truth values, lists and structs as they are, dates and decimals as their text.
+fn value(field: &Field) -> Result<Value, FaultKind> {
+    Ok(match field {
+        Field::Null => Value::Null,
+        Field::Bool(b) => Value::Bool(*b),
+        Field::Byte(n) => Value::from(*n),
+        Field::Short(n) => Value::from(*n),
+        Field::Int(n) => Value::from(*n),
+        Field::Long(n) => Value::from(*n),
+        Field::UByte(n) => Value::from(*n),
+        Field::UShort(n) => Value::from(*n),
+        Field::UInt(n) => Value::from(*n),
+        Field::ULong(n) => Value::from(*n),
+        // not a number and the infinities have no JSON
+        Field::Float16(n) => Number::from_f64(f64::from(f32::from(*n))).map_or(Value::Null, Value::Number),
+        Field::Float(n) => Number::from_f64(f64::from(*n)).map_or(Value::Null, Value::Number),
+        Field::Double(n) => Number::from_f64(*n).map_or(Value::Null, Value::Number),
+        Field::Str(text) => Value::String(text.clone()),
+        Field::Bytes(bytes) => {
+            let text = std::str::from_utf8(bytes.data()).map_err(|e| FaultKind::Utf8 { at: e.valid_up_to() })?;
+            Value::String(text.to_owned())
+        }
+        Field::Group(row) => Value::Object(object(row)?),
+        Field::ListInternal(list) => list.elements().iter().map(value).collect::<Result<_, _>>()?,
+        Field::MapInternal(map) => {
+            let entry = |(key, field): &(Field, Field)| match value(key)? {
+                Value::String(key) => Ok((key, value(field)?)),
+                key => Ok((key.to_string(), value(field)?)),
+            };
+            Value::Object(map.entries().iter().map(entry).collect::<Result<_, _>>()?)
+        }
+        other => Value::String(other.to_string()),
+    })
 }

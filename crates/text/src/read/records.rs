@@ -7,8 +7,9 @@
 //! | `.json` | an object of a list, or of `data`; SQuAD's and CMRC's articles are taken apart into one record a question |
 //! | `.conll`, `.conllu`, `.bio`, `.iob` | a sentence: `tokens`, and a list for each further column (`column2` …; in CoNLL-U by name) |
 //! | `.txt` | a line, as `text` |
+//! | `.parquet` | a row; numbers, lists and structs as in JSON. With the cargo feature `parquet` |
 //!
-//! Any of them may be compressed (.gz, .zst).
+//! Any of them but parquet, which compresses its own pages, may be compressed (.gz, .zst).
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -34,9 +35,14 @@ pub struct Record {
 enum Kind {
     Table(Box<Table>),
     Jsonl(Lines),
-    Conll { lines: Lines, names: Vec<String> },
+    Conll {
+        lines: Lines,
+        names: Vec<String>,
+    },
     Text(Lines),
     Read(std::vec::IntoIter<Record>),
+    #[cfg(feature = "parquet")]
+    Parquet(Box<super::parquet::Rows>),
 }
 
 /// The records of a file, one after the other.
@@ -69,6 +75,10 @@ impl Records {
             "conll" | "bio" | "iob" | "bioes" => Kind::Conll { lines: lines()?, names: Vec::new() },
             "txt" | "text" => Kind::Text(lines()?),
             "json" => Kind::Read(whole(&source)?.into_iter()),
+            #[cfg(feature = "parquet")]
+            "parquet" => Kind::Parquet(Box::new(super::parquet::Rows::open(&source)?)),
+            #[cfg(not(feature = "parquet"))]
+            "parquet" => return Err(Error::FormatNotBuilt { path: path.to_owned(), format: "parquet", feature: "parquet" }),
             _ => return Err(Error::UnknownFormat { path: path.to_owned() }),
         };
         Ok(Self { path: path.to_owned(), kind, ended: false })
@@ -77,6 +87,8 @@ impl Records {
     fn step(&mut self) -> Option<Result<Record, FoundFault>> {
         match &mut self.kind {
             Kind::Read(records) => records.next().map(Ok),
+            #[cfg(feature = "parquet")]
+            Kind::Parquet(rows) => rows.next(),
             Kind::Table(table) => {
                 let row = match table.next()? {
                     Ok(row) => row,
