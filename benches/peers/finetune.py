@@ -217,7 +217,7 @@ def trainer(name, train, dev, out, args):
         per_device_train_batch_size=BATCH,
         per_device_eval_batch_size=64,
         weight_decay=DECAY,
-        warmup_ratio=WARMUP,
+        warmup_steps=int(WARMUP * args.epochs * -(-len(train_set) // BATCH)),
         lr_scheduler_type="linear",
         eval_strategy="epoch",
         save_strategy="epoch",
