@@ -64,8 +64,10 @@ struct Words {
     text: String,
     /// Bytes of each word in `text`.
     bytes: Vec<Range<usize>>,
-    /// Token ids of each word's pieces; the first one carries the word's label.
+    /// Token ids of each word's pieces, and which of them start a piece that is predicted on its own.
     pieces: Vec<Vec<u32>>,
+    /// Of each word, the pieces that get a label: the first, and every Chinese character, which is a word of its own in a plain text.
+    starts: Vec<Vec<usize>>,
 }
 
 impl Task for TokenClassification {
@@ -92,7 +94,7 @@ impl Task for TokenClassification {
         let row = rows::input(self.name(), self.fields(), input)?;
         let words = words(&context.tokenizer, &row)?;
         let windows = windows(context, &words, true)?;
-        let places: Vec<Vec<usize>> = windows.iter().map(|w| w.rows.clone()).collect();
+        let places: Vec<Vec<(usize, usize)>> = windows.iter().map(|w| w.rows.clone()).collect();
         let sequences = windows.into_iter().map(|w| w.sequence).collect();
         let (context, every) = (Arc::clone(context), options.tokens == Some(true));
         Ok(Job::new(sequences, move |outputs| Step::answer(&decode(&context, &words, &places, &outputs, every))))
@@ -175,7 +177,12 @@ impl Learning for TokenClassification {
         let tags = tags(row, &words)?;
         let mut examples = Vec::new();
         for window in windows(context, &words, false)? {
-            let label = |&word: &usize| label_id(row, &tags[word], &context.labels);
+            let label = |&(word, piece): &(usize, usize)| -> Result<u32, TaskError> {
+                let tag = &tags[word];
+                // a later part of a word goes on with its entity
+                let inside = tag.strip_prefix("B-").filter(|_| piece > 0).map(|kind| format!("I-{kind}"));
+                label_id(row, inside.as_deref().unwrap_or(tag), &context.labels)
+            };
             let labels: Vec<u32> = window.rows.iter().map(label).collect::<Result<_, _>>()?;
             if !labels.is_empty() {
                 examples.push(Example { sequences: vec![window.sequence], target: Target::Tokens(labels), cut: false });
@@ -227,29 +234,43 @@ fn text_of(row: &Row) -> Result<CutText, TaskError> {
 /// Cut a row into words and these into pieces.
 fn words(tokenizer: &Tokenizer, row: &Row) -> Result<Words, TaskError> {
     let (text, given) = text_of(row)?;
-    let mut pieces = Vec::new();
+    let (mut pieces, mut starts) = (Vec::new(), Vec::new());
     match given {
         // WordPiece reads each word on its own, so that no two are taken for one
         Some(bytes) if tokenizer.wordpiece().is_some() => {
             for range in &bytes {
-                pieces.push(tokenizer.encode(&text[range.clone()], false)?.ids);
+                let word = &text[range.clone()];
+                let encoding = tokenizer.encode(word, false)?;
+                let inner = |i: &usize| *i == 0 || starts_han(word, encoding.offsets[*i].0);
+                starts.push((0..encoding.len()).filter(inner).collect());
+                pieces.push(encoding.ids);
             }
-            Ok(Words { text, bytes, pieces })
+            Ok(Words { text, bytes, pieces, starts })
         }
         given => {
             let encoding = tokenizer.encode(&text, false)?;
             let bytes = given.unwrap_or_else(|| own_words(&encoding));
             let mut next = 0;
             for range in &bytes {
-                let from = next;
+                let (mut ids, mut own) = (Vec::new(), Vec::new());
                 while next < encoding.len() && (encoding.offsets[next].0 as usize) < range.end {
+                    if ids.is_empty() || starts_han(&text, encoding.offsets[next].0) {
+                        own.push(ids.len());
+                    }
+                    ids.push(encoding.ids[next]);
                     next += 1;
                 }
-                pieces.push(encoding.ids[from..next].to_vec());
+                pieces.push(ids);
+                starts.push(own);
             }
-            Ok(Words { text, bytes, pieces })
+            Ok(Words { text, bytes, pieces, starts })
         }
     }
+}
+
+/// Whether a Chinese character stands at this byte.
+fn starts_han(text: &str, at: u32) -> bool {
+    text.get(at as usize..).and_then(|rest| rest.chars().next()).is_some_and(is_han)
 }
 
 /// The bytes of the words that the tokenizer sees.
@@ -268,8 +289,8 @@ fn own_words(encoding: &Encoding) -> Vec<Range<usize>> {
 /// A part of a text that fits the model.
 struct Window {
     sequence: Sequence,
-    /// The word of each row that is wanted.
-    rows: Vec<usize>,
+    /// The labelled rows: (word, place among its labelled pieces), in the order of the want's rows.
+    rows: Vec<(usize, usize)>,
 }
 
 /// Cut words into windows that fit; with `overlap` each begins a quarter of a window before the end of the one before.
@@ -290,9 +311,9 @@ fn windows(context: &Context, words: &Words, overlap: bool) -> Result<Vec<Window
             if used + fits > room {
                 break;
             }
-            if fits > 0 {
-                rows.push(word);
-                places.push(ids.len() as u32);
+            for (i, &start) in words.starts[word].iter().enumerate().filter(|(_, s)| **s < fits) {
+                rows.push((word, i));
+                places.push((ids.len() + start) as u32);
             }
             ids.extend(&pieces[..fits]);
             used += fits;
@@ -385,13 +406,13 @@ fn char_places(text: &str, bytes: &[Range<usize>]) -> Vec<Range<usize>> {
 }
 
 /// Logits of all windows to entities, or to words.
-fn decode(context: &Context, words: &Words, windows: &[Vec<usize>], outputs: &[Output], every: bool) -> Answer {
+fn decode(context: &Context, words: &Words, windows: &[Vec<(usize, usize)>], outputs: &[Output], every: bool) -> Answer {
     // (distance to the nearer edge of its window, label, probability) of each word
     let mut best: Vec<Option<(usize, usize, f32)>> = vec![None; words.bytes.len()];
     for (rows, output) in windows.iter().zip(outputs) {
-        for (i, (&word, logits)) in rows.iter().zip(output.rows()).enumerate() {
+        for (i, (&(word, piece), logits)) in rows.iter().zip(output.rows()).enumerate() {
             let depth = i.min(rows.len() - 1 - i);
-            if best[word].is_some_and(|(d, _, _)| d >= depth) {
+            if piece > 0 || best[word].is_some_and(|(d, _, _)| d >= depth) {
                 continue;
             }
             let probabilities = softmax(logits);

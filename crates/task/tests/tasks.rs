@@ -152,9 +152,11 @@ fn entities_stand_where_they_are_in_both_languages() {
 fn training_rows_of_entities_label_the_pieces_that_begin_words() {
     let context = context(&["O", "B-LOC", "I-LOC"], Problem::SingleLabel, 32);
     let learning = require("token-classification").unwrap().learning().unwrap();
-    // `-` is a word of its own to the tokenizer: in a text it goes on with the entity, in a given word the first piece speaks for all
+    // `-` is a word of its own to the tokenizer: in a text it goes on with the entity, in a given word the first piece speaks for
+    // all; Chinese characters speak for themselves
     let rows = [
         (json!({"tokens": ["the", "Paris-London", "cats"], "tags": ["O", "B-LOC", "O"]}), vec![0, 1, 0], vec![1, 2, 5]),
+        (json!({"tokens": ["去", "北京", "了"], "tags": ["O", "B-LOC", "O"]}), vec![0, 1, 2, 0], vec![1, 2, 3, 4]),
         (
             json!({"text": "the Paris-London cats", "entities": [{"start": 4, "end": 16, "label": "LOC"}]}),
             vec![0, 1, 2, 2, 0],
@@ -165,8 +167,8 @@ fn training_rows_of_entities_label_the_pieces_that_begin_words() {
         let example = learning.examples(&context, &Row::new(row.clone())).unwrap().remove(0);
         assert_eq!(example.target, cloze_task::loss::Target::Tokens(labels), "{row}");
         let Want::Tokens { rows } = &example.sequences[0].want else { panic!() };
-        assert_eq!(rows, &places, "[CLS] the paris - london cat ##s [SEP]");
-        assert_eq!(example.sequences[0].ids.len(), 8);
+        assert_eq!(rows, &places, "[CLS] the paris - london cat ##s [SEP], [CLS] 去 北 京 了 [SEP]");
+        assert_eq!(example.sequences[0].ids.len(), if row["tokens"][0] == "去" { 6 } else { 8 });
     }
     let bad = Row::new(json!({"tokens": ["a", "b"], "tags": ["O"]}));
     assert!(learning.examples(&context, &bad).unwrap_err().to_string().contains("tags"));
