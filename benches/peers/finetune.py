@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import string
 import subprocess
 import sys
@@ -274,8 +275,9 @@ def cloze(name, train, dev, out, args):
     command = [args.cloze, "--threads", str(args.threads), "finetune", "--task", task, "--model", args.model]
     command += ["--train", str(train), "--dev", str(dev), "--out", str(out)]
     command += [word for k, v in keys.items() for word in ("--set", f"{k}={v}")]
+    shutil.rmtree(out, ignore_errors=True)
     begun = time.monotonic()
-    with open(out.with_suffix(".log"), "w") as log:
+    with open(out.with_name(out.name + ".log"), "w") as log:
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
     seconds = time.monotonic() - begun
     last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
