@@ -67,7 +67,7 @@ fn step(cuda: &Cuda, dtype: Dtype) -> Vec<(&'static str, Vec<f32>)> {
         let qkv = tape.linear(&x, Linear { weight: params[5], bias: Some(params[6]), activation: None });
         let dropout = tape.dropout_at(0.1);
         let op = Attention { heads: 2, visibility: Visibility::All, rotary: Some(1e4), scale: 0.2, dropout };
-        let y = tape.attention(&qkv, &packed, op);
+        let y = tape.attention(&qkv, None, &packed, op);
         let dropout = tape.dropout_at(0.1);
         let (y, sum) = tape.norm_residual_sum(&y, &x, norm(dropout));
         let y = tape.linear(&y, Linear { weight: params[7], bias: None, activation: None });
