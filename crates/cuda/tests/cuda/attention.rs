@@ -95,6 +95,10 @@ pub(crate) fn agrees_with_the_plain_loops(device: &Cuda) {
     cases.push(Case { dropout: 0.3, visibility: Visibility::Causal, ..Case::new(&[9, 100], 3, 48) });
     cases.push(Case { scale: -0.3, ..Case::new(&[40, 5], 2, 24) });
     cases.push(Case { scale: 0.0, visibility: Visibility::Causal, ..Case::new(&[40, 5], 2, 24) });
+    for (reach, visibility) in [(1, Visibility::All), (9, Visibility::All), (200, Visibility::Causal), (30, Visibility::Window(20))] {
+        cases.push(Case { reach: Some(reach), visibility, ..Case::new(&[3, 150, 1, 64, 17], 2, 32) });
+    }
+    cases.push(Case { reach: Some(12), dropout: 0.3, ..Case::new(&[9, 129], 3, 20) });
     for case in &cases {
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let (qkv, dy) = case.inputs(dtype);
@@ -122,11 +126,12 @@ pub(crate) fn large_scores_do_not_overflow(device: &Cuda) {
 }
 
 pub(crate) fn a_sequence_alone_has_the_bits_of_a_batch(device: &Cuda) {
-    let case = Case { rotary: Some(1e4), ..Case::new(&[35, 128, 1, 70], 2, 32) };
-    let hidden = case.heads * case.head_dim;
-    for dtype in [Dtype::F32, Dtype::Bf16] {
+    let rotary = Case { rotary: Some(1e4), ..Case::new(&[35, 128, 1, 70], 2, 32) };
+    let biased = Case { reach: Some(50), rotary: None, ..rotary.clone() };
+    for (case, dtype) in [(&rotary, Dtype::F32), (&rotary, Dtype::Bf16), (&biased, Dtype::F32), (&biased, Dtype::Bf16)] {
+        let hidden = case.heads * case.head_dim;
         let (qkv, dy) = case.inputs(dtype);
-        let together = run(device, &case, dtype, &qkv, &dy);
+        let together = run(device, case, dtype, &qkv, &dy);
         let mut start = 0;
         for &length in &case.lengths {
             let end = start + length;
