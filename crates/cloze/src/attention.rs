@@ -189,7 +189,15 @@ mod tests {
                 let layout = Packed::new(&Plain, Sequences::from_lengths([t]));
                 let table = |b: &Vec<f32>| Tensor::from_host(&Plain, Dtype::F32, b.len() / op.heads, op.heads, b);
                 let bias = bias.as_ref().map(table);
-                cloze_tensor::ops::attention::AttentionOp::attention(&Plain, op, &layout, x.view(), bias.as_ref().map(|b| b.view()), y.view_mut(), None);
+                cloze_tensor::ops::attention::AttentionOp::attention(
+                    &Plain,
+                    op,
+                    &layout,
+                    x.view(),
+                    bias.as_ref().map(|b| b.view()),
+                    y.view_mut(),
+                    None,
+                );
                 let y = y.to_host(&Plain);
                 for head in 0..seen.heads(layer) {
                     let steps = seen.head(layer, head).unwrap();

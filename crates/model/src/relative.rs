@@ -84,7 +84,7 @@ mod tests {
         let firsts = [0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91];
         for (bucket, &first) in firsts.iter().enumerate() {
             assert_eq!((relative.bucket(-first), relative.bucket(first)), (bucket, if first > 0 { 16 + bucket } else { 0 }));
-            assert_eq!(relative.bucket(1 - first), bucket.saturating_sub(1));
+            assert!(first == 0 || relative.bucket(1 - first) == bucket - 1);
         }
         assert_eq!((relative.bucket(-100_000), relative.bucket(100_000)), (15, 31));
         let all = relative.all();
