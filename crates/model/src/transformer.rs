@@ -61,7 +61,7 @@ impl Transformer {
         let projection = blueprint.embedding_projection.then(|| b.dense("embeddings.projection", h, e, true, Role::Table));
         let relative = blueprint.relative.map(|relative| {
             let heads = blueprint.num_attention_heads;
-            (relative, b.table.add("relative.weight", relative.buckets, heads, init, Role::Table))
+            (relative, b.table.add("embeddings.relative.weight", relative.buckets, heads, init, Role::Table))
         });
         let groups: Vec<Block> = (0..blueprint.num_hidden_groups).map(|i| Block::new(b, i)).collect();
         let blocks = (0..blueprint.num_hidden_layers).map(|i| groups[blueprint.group_of(i)]).collect();

@@ -70,7 +70,7 @@ fn names(spec: &Spec, _: &Blueprint) -> Vec<TensorName> {
     }
     let Some((part, kind)) = spec.name.rsplit_once('.') else { return vec![] };
     let ours = match part {
-        "relative" => "mpnet.encoder.relative_attention_bias",
+        "embeddings.relative" => "mpnet.encoder.relative_attention_bias",
         "mlm.dense" => "lm_head.dense",
         "mlm.norm" => "lm_head.layer_norm",
         "mlm.decoder" => "lm_head.decoder",

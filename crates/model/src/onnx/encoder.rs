@@ -210,10 +210,10 @@ impl Encoder<'_> {
 
     /// What is added to the scores besides: a number for each head and distance. // [1, N, S, S]
     fn relative(&mut self, relative: RelativeBias) -> Result<String, ModelError> {
-        let p = self.spec("relative.weight").ok_or_else(|| self.unknown("no parameter relative.weight"))?.param;
+        let p = self.spec("embeddings.relative.weight").ok_or_else(|| self.unknown("no parameter embeddings.relative.weight"))?.param;
         let buckets = relative.all();
         let rows = buckets.iter().flat_map(|&bucket| &self.values[p.offset + bucket as usize * p.cols..][..p.cols]);
-        let table = self.g.weights("relative.by_distance", &[buckets.len(), p.cols], rows.copied());
+        let table = self.g.weights("embeddings.relative.by_distance", &[buckets.len(), p.cols], rows.copied());
         let max = relative.max_distance as i64;
         let places = self.places();
         let (row, column) = (self.g.ints(&[0]), self.g.ints(&[1]));
