@@ -471,10 +471,11 @@ impl Encoder<'_> {
 
     fn heads(&mut self, hidden: &str, batch: &Axis, sequence: &Axis) -> Result<(), ModelError> {
         // Nothing of a model is left out in silence.
-        const KNOWN: [&str; 17] = [
+        const KNOWN: [&str; 18] = [
             "layer.",
             "embeddings.word.",
             "embeddings.position.",
+            "embeddings.relative.",
             "embeddings.segment.",
             "embeddings.task.",
             "embeddings.norm.",
