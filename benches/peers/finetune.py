@@ -180,7 +180,8 @@ def trainer(name, train, dev, out, args):
                 item = {k: coded[k][i] for k in ("input_ids", "token_type_ids", "attention_mask")}
                 if labelled:
                     answer = batch[which]["answers"][0]
-                    a, b = answer["answer_start"], answer["answer_start"] + len(answer["text"])
+                    a = answer["start"] if "start" in answer else answer["answer_start"]
+                    b = a + len(answer["text"])
                     start = [t for t, (x, y) in enumerate(offsets) if context[t] and x <= a < y]
                     end = [t for t, (x, y) in enumerate(offsets) if context[t] and x < b <= y]
                     item["start_positions"], item["end_positions"] = (start[0], end[0]) if start and end else (0, 0)
