@@ -41,7 +41,7 @@ impl Sum {
         if self.rows > 0.0 { self.loss / self.rows } else { 0.0 }
     }
 
-    /// Share of hits; 0 without rows.
+    /// Share of hits; 0 without rows, NaN where targets are numbers.
     pub fn accuracy(&self) -> f64 {
         if self.rows > 0.0 { self.hits / self.rows } else { 0.0 }
     }
