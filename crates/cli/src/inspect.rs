@@ -91,11 +91,13 @@ fn describe_model(folder: &Path, tensors: bool) -> anyhow::Result<Value> {
             list.insert(name.clone(), json!(format!("{dtype} {shape:?}")));
         }
     }
+    // Of a model whose scores have a bias by distance, that too.
+    let relative = b.relative.map(|r| format!(", distances in {} buckets up to {}", r.buckets, r.max_distance)).unwrap_or_default();
     let mut value = json!({
         "family": m.family,
         "architecture": format!("{} layers × {} hidden, {} heads of {}, feed-forward {}", b.num_hidden_layers, b.hidden_size, b.num_attention_heads, b.head_dim(), b.intermediate_size),
         "norm": format!("{:?}, {:?}, eps {}", b.norm_placement, b.norm, b.layer_norm_eps),
-        "position": format!("{:?}", b.position),
+        "position": format!("{:?}{relative}", b.position),
         "feed_forward": format!("{:?}, {:?}", b.mlp, b.hidden_act),
         "biases": b.linear_bias,
         "vocabulary": b.vocab_size,
