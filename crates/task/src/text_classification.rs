@@ -33,10 +33,18 @@ pub struct TextInput {
 }
 
 impl TextInput {
-    /// The text or pair of a row.
-    pub fn of(row: &Row) -> Self {
-        let text = |field: &str| row.value.get(field).and_then(Value::as_str).map(str::to_owned);
-        Self { first: text("text").unwrap_or_default(), second: text("pair") }
+    /// The text or pair of a row; numbers are taken as they are written.
+    ///
+    /// # Errors
+    /// When one of them is neither.
+    pub fn of(row: &Row) -> Result<Self, TaskError> {
+        let text = |field: &'static str| match row.value.get(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(Value::Number(number)) => Ok(Some(number.to_string())),
+            Some(_) => Err(row.fault(field, "a text")),
+        };
+        Ok(Self { first: text("text")?.unwrap_or_default(), second: text("pair")? })
     }
 }
 
@@ -96,8 +104,8 @@ impl Task for TextClassification {
 
     fn encode(&self, context: &Arc<Context>, input: &Value, options: &Options) -> Result<Job, TaskError> {
         let row = rows::input(self.name(), self.fields(), input)?;
-        row.value.get("text").and_then(Value::as_str).ok_or_else(|| missing(self.name(), "text"))?;
-        let (sequence, cut) = sequence(context, &TextInput::of(&row))?;
+        row.value.get("text").filter(|v| !v.is_null()).ok_or_else(|| missing(self.name(), "text"))?;
+        let (sequence, cut) = sequence(context, &TextInput::of(&row)?)?;
         let (context, options) = (Arc::clone(context), options.clone());
         let mut job = Job::new(vec![sequence], move |outputs| Step::answer(&decode(&context, outputs[0].values(), &options)));
         job.cut = cut;
@@ -171,7 +179,7 @@ impl Learning for TextClassification {
                 Target::Classes(wanted)
             }
         };
-        let (sequence, cut) = sequence(context, &TextInput::of(row))?;
+        let (sequence, cut) = sequence(context, &TextInput::of(row)?)?;
         Ok(vec![Example { sequences: vec![sequence], target, cut }])
     }
 

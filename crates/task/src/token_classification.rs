@@ -154,8 +154,10 @@ impl Learning for TokenClassification {
     fn heads(&self, rows: &[Row], _: Option<Problem>, _: &mut Settings) -> Result<Heads, TaskError> {
         let mut seen: HashSet<String> = HashSet::new();
         for row in rows {
-            seen.extend(self.labels_of(row));
-            if row.get("tags").is_none() {
+            if row.get("tags").is_some() {
+                seen.extend(row.list("tags")?);
+            } else {
+                seen.extend(spans(row)?.into_iter().map(|(kind, _, _)| format!("B-{kind}")));
                 seen.insert("O".into());
             }
         }
@@ -388,7 +390,10 @@ fn spans(row: &Row) -> Result<Vec<Chunk>, TaskError> {
         let kind = ["label", "entity_group", "type", "entity"].iter().find_map(|k| item.get(*k)).and_then(Value::as_str)?;
         Some((kind.to_owned(), place("start")?, place("end")?)).filter(|(_, start, end)| start < end)
     };
-    items.iter().map(|i| span(i).ok_or_else(|| row.fault("entities", expected))).collect()
+    let spans: Vec<Chunk> = items.iter().map(|i| span(i).ok_or_else(|| row.fault("entities", expected))).collect::<Result<_, _>>()?;
+    let end = spans.iter().map(|s| s.2).max().unwrap_or(0);
+    let inside = end == 0 || text_of(row)?.0.chars().nth(end - 1).is_some();
+    if inside { Ok(spans) } else { Err(row.fault("entities", "spans inside the text, in characters")) }
 }
 
 /// Byte ranges as ranges of characters.

@@ -55,6 +55,9 @@ pub enum Error {
     /// Bad content of an input under the policy [`OnBad::Fail`](crate::read::OnBad::Fail).
     #[error("{0}; fix the file, or skip such places with --skip-bad")]
     Bad(Fault),
+    /// Bad content of a file of rows, where none may be left out.
+    #[error("{0}")]
+    BadRow(Fault),
     /// A table lacks a column.
     #[error("{}: no column named {}; it has: {}", path.display(), wanted.join(" or "), found.join(", "))]
     MissingColumn {

@@ -101,7 +101,7 @@ fn rows_are_records_with_their_types() {
     let mut records = Records::open(&path).unwrap();
     records.next().unwrap().unwrap();
     match records.next().unwrap().unwrap_err() {
-        Error::Bad(fault) => assert!(fault.line == 2 && matches!(fault.kind, FaultKind::Utf8 { at: 1 }), "{fault}"),
+        Error::BadRow(fault) => assert!(fault.line == 2 && matches!(fault.kind, FaultKind::Utf8 { at: 1 }), "{fault}"),
         other => panic!("{other}"),
     }
     assert!(records.next().is_none());
