@@ -92,7 +92,7 @@ impl Task for Rerank {
         Ok(job)
     }
 
-    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
+    fn text(&self, _: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
         let Ok(row) = rows::input(self.name(), self.fields(), input) else { return String::new() };
         let of = |field| list(&row, field).ok().flatten().unwrap_or_default();
         let all = [of("texts"), of("negatives")].concat();
@@ -133,7 +133,22 @@ impl Task for Rerank {
 
 impl Learning for Rerank {
     fn heads(&self, rows: &[Row], _: Option<Problem>, _: &mut Settings) -> Result<Heads, TaskError> {
-        rows.iter().try_for_each(|r| relevance(r).map(drop))?;
+        let (mut good, mut bad) = (false, false);
+        for row in rows {
+            for relevant in relevance(row)? {
+                good |= relevant;
+                bad |= !relevant;
+            }
+        }
+        if !(good && bad) {
+            let path = rows.first().map(|r| r.path.to_path_buf()).unwrap_or_default();
+            let problem = if good {
+                "every text answers its query, so nothing can be told apart; give texts that do not as `negatives`, or a `label` of 0"
+            } else {
+                "no text answers its query; those that do stand in `texts`, with a `label` above 0 where there are labels"
+            };
+            return Err(TaskError::TooLittle { path, problem: problem.into() });
+        }
         Ok(Heads::multi_label(vec!["relevant".into()]))
     }
 
@@ -147,6 +162,16 @@ impl Learning for Rerank {
             Ok(Example { sequences: vec![sequence], target: Target::Classes(vec![f32::from(u8::from(relevant))]), cut })
         };
         all.into_iter().zip(relevant).map(example).collect()
+    }
+
+    fn told(&self, row: &Row) -> Option<String> {
+        let right: Vec<String> = relevance(row).ok()?.iter().enumerate().filter(|(_, r)| **r).map(|(i, _)| format!("text {i}")).collect();
+        Some(if right.is_empty() { "no text".into() } else { right.join(", ") })
+    }
+
+    fn said(&self, _: &Context, answer: &Value) -> Option<String> {
+        let best: Answer = serde_json::from_value(answer.clone()).ok()?;
+        best.first().map(|b| format!("text {}", b.index))
     }
 
     fn goal(&self, _: &Context, _: &[Row]) -> &'static str {

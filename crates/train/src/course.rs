@@ -13,7 +13,7 @@ use crate::error::TrainError;
 pub struct Sum {
     /// Σ loss.
     pub loss: f64,
-    /// How many rows' label had the largest logit.
+    /// How many rows' label had the largest logit; not a number where rows have no label to hit.
     pub hits: f64,
     /// Rows.
     pub rows: f64,

@@ -116,7 +116,10 @@ impl Losses for Supervised<'_> {
             let gradient = Tensor::from_host(backend, rows.dtype(), rows.rows(), rows.cols(), &found.gradient);
             tape.seed(&rows, gradient);
         }
-        sums.insert(self.task.name(), Sum { loss: found.loss, hits: found.hits, rows: found.units });
+        // a number is never hit
+        let counted = !examples.iter().any(|(target, _)| matches!(target, Target::Value(_) | Target::Similarity(_)));
+        let hits = if counted { found.hits } else { f64::NAN };
+        sums.insert(self.task.name(), Sum { loss: found.loss, hits, rows: found.units });
         sums
     }
 }
