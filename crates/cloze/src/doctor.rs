@@ -294,7 +294,8 @@ pub fn compare(device: &Device, first: &Path, second: &Path, texts: &[String]) -
         if difference.largest == 0.0 { c.equal += 1 } else { c.weights.push(difference) }
     }
     c.weights.sort_by(|x, y| y.relative.total_cmp(&x.relative));
-    drop((names_a, names_b, a, b));
+    drop((names_a, names_b));
+    drop((a, b));
     let load = |folder: &Path| Pipeline::load(device, folder, Precision::F32, None);
     match (load(first), load(second)) {
         (Ok(a), Ok(b)) => {

@@ -102,11 +102,11 @@ fn broken_configurations_of_other_families_name_the_key() {
         ("electra", "summary_use_proj", json!(false), &["summary_use_proj"]),
         ("albert", "inner_group_num", json!(2), &["inner_group_num", "2"]),
         ("albert", "num_hidden_groups", json!(0), &["num_hidden_groups"]),
-        ("modernbert", "global_attn_every_n_layers", json!(0), &["global_attn_every_n_layers"]),
+        ("modernbert", "layer_types", json!(["full_attention"]), &["layer_types"]),
         ("modernbert", "local_attention", json!("wide"), &["local_attention"]),
         ("modernbert", "attention_bias", json!(true), &["attention_bias"]),
         ("modernbert", "classifier_pooling", json!("max"), &["classifier_pooling", "max"]),
-        ("nomic_bert", "n_head", json!([12]), &["n_head"]),
+        ("nomic_bert", "head_dim", json!(7), &["head_dim", "7"]),
         ("roformer", "rotary_value", json!(true), &["rotary_value"]),
     ];
     let mut wrong = String::new();

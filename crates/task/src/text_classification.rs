@@ -33,15 +33,14 @@ pub struct TextInput {
 }
 
 impl TextInput {
-    /// The text or pair of a row; numbers are taken as they are written.
+    /// The text or pair of a row.
     ///
     /// # Errors
-    /// When one of them is neither.
+    /// When one of them is no text.
     pub fn of(row: &Row) -> Result<Self, TaskError> {
         let text = |field: &'static str| match row.value.get(field) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(Value::Number(number)) => Ok(Some(number.to_string())),
             Some(_) => Err(row.fault(field, "a text")),
         };
         Ok(Self { first: text("text")?.unwrap_or_default(), second: text("pair")? })

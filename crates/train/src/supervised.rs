@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cloze_model::{Input, Model};
 use cloze_task::distillation::distill;
-use cloze_task::loss::{LossOptions, Rows as LossRows, loss};
+use cloze_task::loss::{LossOptions, Rows as LossRows, Target, loss};
 use cloze_task::run::{Kind, Packed, rows};
 use cloze_task::task::{Example, Figures};
 use cloze_task::{Context, Options, Row, Sequence, Task, Want, answers};
