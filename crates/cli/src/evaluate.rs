@@ -85,18 +85,8 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     let columns = args.columns.columns();
     let (options_asked, catalogue, max_length) = (args.ask.options()?, args.catalogue, args.max_length);
     let (task, options_of) = (args.task, options_asked);
-    let entry = Entry {
-        name: None,
-        model,
-        adapter: args.adapter,
-        data,
-        task,
-        columns,
-        options: options_of,
-        catalogue,
-        max_length,
-        metric: None,
-    };
+    let entry =
+        Entry { name: None, model, adapter: args.adapter, data, task, columns, options: options_of, catalogue, max_length, metric: None };
     let (task, rows, figures) = evaluate(&entry, args.predictions.as_deref(), options)?;
     if options.json {
         let mut line = serde_json::json!({"task": task, "rows": rows, "metrics": figures.values});
@@ -188,7 +178,8 @@ fn suite(path: &Path, options: &Options) -> anyhow::Result<u8> {
         };
         if options.json {
             let value = chosen.as_ref().and_then(|c| figures.values.get(c));
-            let line = serde_json::json!({"name": name, "task": task, "rows": rows, "metric": chosen, "value": value, "metrics": figures.values});
+            let line =
+                serde_json::json!({"name": name, "task": task, "rows": rows, "metric": chosen, "value": value, "metrics": figures.values});
             print_json(&line)?;
             continue;
         }

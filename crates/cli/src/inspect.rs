@@ -45,7 +45,10 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     report.insert("folder".into(), json!(folder));
     if is_adapter(&folder) {
         report.insert("adapter".into(), describe_adapter(&folder)?);
-    } else if ["config.json", "bert_config.json", "model.safetensors", "pytorch_model.bin", "bert_model.ckpt.index"].iter().any(|f| folder.join(f).exists()) {
+    } else if ["config.json", "bert_config.json", "model.safetensors", "pytorch_model.bin", "bert_model.ckpt.index"]
+        .iter()
+        .any(|f| folder.join(f).exists())
+    {
         // A model that does not load is what the doctor is for.
         let model = describe_model(&folder, args.tensors).or_else(|_| describe_files(&folder, args.tensors));
         report.insert("model".into(), model.unwrap_or_else(|_| json!({"loads": false})));

@@ -61,7 +61,10 @@ pub fn examine(folder: &Path) -> Vec<Finding> {
             found.add(Weight::Fault, format!("the model cannot be loaded: {error}"));
             let elsewhere = |name: &str| folder.join(name).exists();
             if elsewhere("pytorch_model.bin") || elsewhere("bert_model.ckpt.index") || elsewhere("pytorch_model.bin.index.json") {
-                let text = format!("the weights are another program's: cloze convert --from {} --out DIR makes a folder of them", folder.display());
+                let text = format!(
+                    "the weights are another program's: cloze convert --from {} --out DIR makes a folder of them",
+                    folder.display()
+                );
                 found.add(Weight::Note, text);
             }
         }

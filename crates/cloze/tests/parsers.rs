@@ -172,7 +172,10 @@ fn claims() -> Vec<(&'static str, Vec<u8>)> {
         ("pytorch_old", [b"\x80\x02".as_slice(), &b"]".repeat(1 << 20), b"."].concat()),
         ("documents_zst", frame),
         ("table_json", b"[".repeat(1 << 20)),
-        ("adapter_weights", header(r#"{"base_model.model.x.lora_A.weight": {"dtype": "F32", "shape": [4, 4611686018427387904], "data_offsets": [0, 0]}}"#)),
+        (
+            "adapter_weights",
+            header(r#"{"base_model.model.x.lora_A.weight": {"dtype": "F32", "shape": [4, 4611686018427387904], "data_offsets": [0, 0]}}"#),
+        ),
     ]
 }
 
@@ -182,7 +185,11 @@ fn damaged_files_neither_panic_nor_fill_the_memory() {
     // Panics of libraries that the parsers turn into errors print nothing: what is printed, debug information above all, takes memory.
     std::panic::set_hook(Box::new(|_| ()));
     let sound = sound_files();
-    assert_eq!(sound.iter().map(|(name, _)| *name).collect::<Vec<_>>(), parsers::PARSERS.map(|(name, _)| name), "each parser has a sound file");
+    assert_eq!(
+        sound.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+        parsers::PARSERS.map(|(name, _)| name),
+        "each parser has a sound file"
+    );
     let mut wrong = String::new();
     let mut tried = 0;
     let mut run = |name: &str, what: &str, bytes: &[u8]| {

@@ -299,14 +299,21 @@ fn what_is_broken_is_told() {
     let told = || Adapter::read(&copy).err().map(|e| e.to_string()).unwrap_or_default();
     let cut = |n: usize| sound[..n].to_vec();
     let of_length = |n: u64| [&n.to_le_bytes(), &sound[8..]].concat();
-    let damaged = [vec![], b"{}".to_vec(), vec![0xff; 40], cut(7), cut(200), cut(sound.len() - 1), of_length(u64::MAX), of_length(9), of_length(0)];
+    let damaged =
+        [vec![], b"{}".to_vec(), vec![0xff; 40], cut(7), cut(200), cut(sound.len() - 1), of_length(u64::MAX), of_length(9), of_length(0)];
     for damaged in damaged {
         std::fs::write(copy.join(ADAPTER_WEIGHTS), &damaged).unwrap();
         let error = told();
         assert!(error.contains(ADAPTER_WEIGHTS) && error.contains("not a sound safetensors file"), "{error}");
     }
     std::fs::write(copy.join(ADAPTER_WEIGHTS), &sound).unwrap();
-    for (damaged, says) in [(b"".as_slice(), "line 1"), (b"[]", "an object"), (b"null", "an object"), (b"{\"peft_type\": \"LORA\"", "line 1"), (b"\xff{}", "line 1")] {
+    for (damaged, says) in [
+        (b"".as_slice(), "line 1"),
+        (b"[]", "an object"),
+        (b"null", "an object"),
+        (b"{\"peft_type\": \"LORA\"", "line 1"),
+        (b"\xff{}", "line 1"),
+    ] {
         std::fs::write(copy.join(ADAPTER_CONFIG), damaged).unwrap();
         let error = told();
         assert!(error.contains(ADAPTER_CONFIG) && error.contains(says), "{error}");

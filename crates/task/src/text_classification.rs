@@ -126,9 +126,7 @@ impl Task for TextClassification {
                 if on.is_empty() { format!("{:<20}  {text}", "no label") } else { format!("{}  {text}", on.join("  ")) }
             }
             // more than the likeliest, where some were asked for
-            _ if answer.len() > 1 && answer.len() < context.labels.len() => {
-                answer.iter().fold(text, |out, s| out + "\n  " + &likely(s))
-            }
+            _ if answer.len() > 1 && answer.len() < context.labels.len() => answer.iter().fold(text, |out, s| out + "\n  " + &likely(s)),
             _ => format!("{}  {text}", likely(best)),
         }
     }

@@ -168,7 +168,9 @@ fn broken_files_are_named() {
         std::fs::write(&path, bytes).unwrap();
         for documents in [false, true] {
             let error = if documents {
-                Documents::open(&Source::new(&path), &ReadOptions::default(), Arc::default()).and_then(|d| d.collect::<Result<Vec<_>, _>>()).err()
+                Documents::open(&Source::new(&path), &ReadOptions::default(), Arc::default())
+                    .and_then(|d| d.collect::<Result<Vec<_>, _>>())
+                    .err()
             } else {
                 Records::open(&path).and_then(|r| r.collect::<Result<Vec<_>, _>>()).err()
             };

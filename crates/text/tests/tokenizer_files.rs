@@ -268,7 +268,9 @@ fn broken_json_files_are_errors_that_name_the_place() {
         ("merges of one part", changed(&foreign, |j| j["model"]["merges"] = json!(["ab"])), "not a tokenizer"),
         (
             "a table of replacements that claims four gigabytes",
-            changed(&foreign, |j| j["normalizer"] = json!({"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": "/////w=="}]})),
+            changed(&foreign, |j| {
+                j["normalizer"] = json!({"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": "/////w=="}]})
+            }),
             "precompiled_charsmap",
         ),
         ("a pre-tokenizer of no kind", changed(&foreign, |j| j["pre_tokenizer"] = json!({"type": "Nothing"})), "not a tokenizer"),

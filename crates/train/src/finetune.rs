@@ -387,7 +387,8 @@ pub fn finetune<B: Backend>(
     };
     let train = read(&run.train)?;
     let (train, dev) = if is_nowhere(&run.dev) {
-        observers.event(&Event::note(0, format!("no dev rows are given: every {HELD_OUT}th training row is held out to choose the best by")));
+        observers
+            .event(&Event::note(0, format!("no dev rows are given: every {HELD_OUT}th training row is held out to choose the best by")));
         held_out(train)?
     } else {
         (train, read(&run.dev)?)

@@ -328,9 +328,24 @@ mod tests {
         assert_eq!(name("a/b"), Some(("a/b".into(), "main".into())));
         assert_eq!(name("google-bert/bert.base_x@refs/pr/3"), Some(("google-bert/bert.base_x".into(), "refs/pr/3".into())));
         assert_eq!(name("bert-base-uncased@v1"), Some(("bert-base-uncased".into(), "v1".into())));
-        for text in
-            ["", "a", "-a", "a-b/",  "a/b/c", "../b", "a/..", "/a/b", "a/b@", "a/b@../c", "a/b@/x", "a b/c", "a/b@x//y", "./a/b", "a\\b/c", "runs/x/model"]
-        {
+        for text in [
+            "",
+            "a",
+            "-a",
+            "a-b/",
+            "a/b/c",
+            "../b",
+            "a/..",
+            "/a/b",
+            "a/b@",
+            "a/b@../c",
+            "a/b@/x",
+            "a b/c",
+            "a/b@x//y",
+            "./a/b",
+            "a\\b/c",
+            "runs/x/model",
+        ] {
             assert_eq!(name(text), None, "{text}");
         }
     }

@@ -200,7 +200,8 @@ impl Adapter {
 fn scale(config: &Config, module: &str, rank: usize) -> Result<f32, ModelError> {
     let mut alpha = config.number_or("lora_alpha", 8.0)?;
     if let Some(patterns) = config.get("alpha_pattern") {
-        let patterns = patterns.as_object().ok_or_else(|| config.unknown("alpha_pattern", &brief(patterns), "an object of modules to numbers"))?;
+        let patterns =
+            patterns.as_object().ok_or_else(|| config.unknown("alpha_pattern", &brief(patterns), "an object of modules to numbers"))?;
         for (pattern, value) in patterns {
             if !pattern.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
                 return Err(config.unknown("alpha_pattern", pattern, "ends of module names"));
