@@ -38,8 +38,8 @@ for precision in ${PRECISIONS:-f32 bf16}; do
 done
 drive "fastapi + sentence-transformers" 3001 /docs "$python" benches/serve/fastapi_server.py "$model" 3001
 if [[ -n ${INFINITY:-} ]]; then
-    dialect="--openai $model --path /embeddings"
-    drive "infinity" 3002 /health "$INFINITY" v2 --model-id "$model" --port 3002 --device cpu --engine torch --no-bettertransformer
+    dialect="--openai model --path /embeddings"
+    drive "infinity" 3002 /health "$INFINITY" v2 --model-id "$model" --served-model-name model --port 3002 --device cpu --engine torch --dtype float32
 fi
 
 texts=$(mktemp)

@@ -2,7 +2,7 @@
 
 import { get, post, type Info, type Timed } from './api'
 import { bars, make } from './dom'
-import { say, type Word } from './words'
+import { nameOf, say, type Word } from './words'
 
 interface Field {
   name: string
@@ -159,7 +159,7 @@ export function tasks(info: Info): Task[] {
   const others = info.routes.filter((route) => !own.includes(route)).map(
     (route): Task => ({
       route,
-      name: route.slice(1),
+      name: nameOf(route),
       fields: [{ name: 'json', label: 'json', lines: true, start: () => JSON.stringify(samples[route] ?? {}, null, 1) }],
       ask: async (v) => show(await post<unknown>(route, JSON.parse(v.json ?? '{}')), (answer) => make('pre', {}, JSON.stringify(answer, null, 1))),
     }),

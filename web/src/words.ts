@@ -25,6 +25,12 @@ const words = {
   similarity: ['Similarity', '相似度'],
   rerank: ['Re-rank', '重排'],
   tokens: ['Tokens', '分词'],
+  route_decode: ['Ids to text', '编号转文本'],
+  route_score: ['Likelihood', '似然'],
+  route_recommend: ['Recommend', '推荐'],
+  route_choose: ['Choose', '选择'],
+  'route_zero-shot': ['Labels of your own', '自定标签'],
+  route_extract: ['Summarise', '摘要'],
   hintMask: ['Write the mask token where a word is to be found.', '在要预测的位置写上掩码符号。'],
   hintSearch: ['Lines in the order of their nearness to the query (cosine of their embeddings).', '按与查询的接近程度（向量余弦）排列。'],
   json: ['Input as JSON', 'JSON 输入'],
@@ -97,6 +103,12 @@ export function say(word: Word, ...values: (string | number)[]) {
 export function otherLanguage() {
   language = language === 0 ? 1 : 0
   remember('language', language === 1 ? 'zh' : 'en')
+}
+
+/** The name of a route without a view of its own. */
+export function nameOf(route: string) {
+  const word = `route_${route.slice(1)}`
+  return word in words ? say(word as Word) : route.slice(1)
 }
 
 export const languageTag = () => (language === 1 ? 'zh' : 'en')

@@ -71,7 +71,7 @@ impl LossOptions {
 pub struct Loss {
     /// Σ loss, weighted.
     pub loss: f64,
-    /// How many targets had the largest score.
+    /// How many targets had the largest score; NaN where they are numbers, which none hits.
     pub hits: f64,
     /// Σ units.
     pub units: f64,
@@ -116,6 +116,7 @@ pub fn loss(options: &LossOptions, examples: &[Rows], values: &[f32], width: usi
                 let difference = f64::from(values[first * width]) - f64::from(*wanted);
                 sum.loss += difference * difference;
                 sum.gradient[first * width] = (2.0 * difference) as f32;
+                sum.hits = f64::NAN;
             }
             Target::Span { start, end } => {
                 let rows = ranges[0].clone();
@@ -145,6 +146,7 @@ pub fn loss(options: &LossOptions, examples: &[Rows], values: &[f32], width: usi
                     let (left, right) = (Unit::of(&values[row(a)][..d]), Unit::of(&values[row(b)][..d]));
                     let difference = dot(&left.direction, &right.direction) - f64::from(*wanted);
                     sum.loss += difference * difference;
+                    sum.hits = f64::NAN;
                     left.back(&right.direction, 2.0 * difference, &mut sum.gradient[row(a)]);
                     right.back(&left.direction, 2.0 * difference, &mut sum.gradient[row(b)]);
                 }

@@ -13,7 +13,7 @@ use crate::error::TrainError;
 pub struct Sum {
     /// Σ loss.
     pub loss: f64,
-    /// How many rows' label had the largest logit; not a number where rows have no label to hit.
+    /// How many rows' label had the largest logit.
     pub hits: f64,
     /// Rows.
     pub rows: f64,
@@ -41,7 +41,7 @@ impl Sum {
         if self.rows > 0.0 { self.loss / self.rows } else { 0.0 }
     }
 
-    /// Share of hits; 0 without rows.
+    /// Share of hits; 0 without rows, NaN where targets are numbers.
     pub fn accuracy(&self) -> f64 {
         if self.rows > 0.0 { self.hits / self.rows } else { 0.0 }
     }

@@ -306,7 +306,7 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
             tokens: self.spent.tokens,
             loss: result.sums.values().map(|s| s.mean()).sum(),
             parts: result.sums.iter().map(|(name, s)| ((*name).to_owned(), s.mean())).collect(),
-            accuracy: main.map(|(_, s)| s.accuracy()).filter(|a| !a.is_nan()),
+            accuracy: main.map(|(_, s)| s.accuracy()).filter(|a| a.is_finite()),
             perplexity: main.filter(|(name, _)| *name == "mlm").map(|(_, s)| s.mean().exp()),
             learning_rate: lr,
             grad_norm: result.grad_norm,

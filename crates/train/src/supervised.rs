@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cloze_model::{Input, Model};
 use cloze_task::distillation::distill;
-use cloze_task::loss::{LossOptions, Rows as LossRows, Target, loss};
+use cloze_task::loss::{LossOptions, Rows as LossRows, loss};
 use cloze_task::run::{Kind, Packed, rows};
 use cloze_task::task::{Example, Figures};
 use cloze_task::{Context, Options, Row, Sequence, Task, Want, answers};
@@ -116,10 +116,7 @@ impl Losses for Supervised<'_> {
             let gradient = Tensor::from_host(backend, rows.dtype(), rows.rows(), rows.cols(), &found.gradient);
             tape.seed(&rows, gradient);
         }
-        // a number is never hit
-        let counted = !examples.iter().any(|(target, _)| matches!(target, Target::Value(_) | Target::Similarity(_)));
-        let hits = if counted { found.hits } else { f64::NAN };
-        sums.insert(self.task.name(), Sum { loss: found.loss, hits, rows: found.units });
+        sums.insert(self.task.name(), Sum { loss: found.loss, hits: found.hits, rows: found.units });
         sums
     }
 }

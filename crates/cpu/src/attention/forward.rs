@@ -176,14 +176,14 @@ unsafe fn softmax<S: Simd, E: Element>(
         let mut total = s.zero();
         if E::PER_WORD == F32::PER_WORD {
             for v in 0..vectors {
-                let e = if v < begin || v >= end { s.zero() } else { weight(s, row, v, m, &mut total, drop) };
+                let e = if v < begin || v >= end { s.zero() } else { weight::<S, E>(s, row, v, m, &mut total, drop) };
                 s.store_ptr(row.add(v * lanes), e);
             }
         } else {
             let words: *mut u32 = row.cast();
             for v in (0..vectors).step_by(2) {
-                let first = if v < begin || v >= end { s.zero() } else { weight(s, row, v, m, &mut total, drop) };
-                let second = if v + 1 < begin || v + 1 >= end { s.zero() } else { weight(s, row, v + 1, m, &mut total, drop) };
+                let first = if v < begin || v >= end { s.zero() } else { weight::<S, E>(s, row, v, m, &mut total, drop) };
+                let second = if v + 1 < begin || v + 1 >= end { s.zero() } else { weight::<S, E>(s, row, v + 1, m, &mut total, drop) };
                 s.store_u32_ptr(words.add(v / 2 * lanes), s.bf16_consecutive(first, second));
             }
         }
@@ -193,10 +193,18 @@ unsafe fn softmax<S: Simd, E: Element>(
 
 /// exp(score − m) of vector `v`, added to `total`, then zero where dropped.
 #[inline(always)]
-unsafe fn weight<S: Simd>(s: S, row: *mut f32, v: usize, m: S::F, total: &mut S::F, drop: Option<(&DropRule, *const bf16)>) -> S::F {
+unsafe fn weight<S: Simd, E: Element>(
+    s: S,
+    row: *mut f32,
+    v: usize,
+    m: S::F,
+    total: &mut S::F,
+    drop: Option<(&DropRule, *const bf16)>,
+) -> S::F {
     // SAFETY: the vector lies in the row, and its draws exist.
     unsafe {
-        let e = math::exp(s, s.sub(s.load_ptr(row.add(v * S::LANES)), m));
+        let x = s.sub(s.load_ptr(row.add(v * S::LANES)), m);
+        let e = if E::PER_WORD == F32::PER_WORD { math::exp(s, x) } else { math::exp_bf16(s, x) };
         *total = s.add(*total, e);
         match drop {
             Some((drop, draws)) => s.select(drop.dropped(s, draws.add(v * S::LANES)), s.zero(), e),

@@ -95,15 +95,15 @@ pub struct PackedB {
     n: usize,
     precision: Precision,
     level: Level,
-    /// Of int8 alone: the scale of each column and the sum of its values, padded with zeros.
+    /// Of int8 alone: the scale of each column and the sum of its weights, padded with zeros.
     columns: ColumnScales,
 }
 
-/// t and Σ p of the columns of quantised weights, as far as whole vectors reach. // `[padded N]`
+/// t and t Σ p of the columns of quantised weights, as far as whole vectors reach. // `[padded N]`
 #[derive(Debug, Default)]
 struct ColumnScales {
     scales: Vec<f32>,
-    sums: Vec<i32>,
+    sums: Vec<f32>,
 }
 
 impl PackedB {
@@ -199,8 +199,9 @@ impl Gemm {
         });
         let mut scales = scales.to_vec();
         scales.resize(padded, 0.0);
-        let mut sums: Vec<i32> = (0..n).map(|c| values[c * k..(c + 1) * k].iter().map(|&p| i32::from(p)).sum()).collect();
-        sums.resize(padded, 0);
+        let sum = |c: usize| values[c * k..(c + 1) * k].iter().map(|&p| i32::from(p)).sum::<i32>();
+        let mut sums: Vec<f32> = (0..n).map(|c| sum(c) as f32 * scales[c]).collect();
+        sums.resize(padded, 0.0);
         PackedB { data, k, n, precision: Precision::Int8, level: self.level, columns: ColumnScales { scales, sums } }
     }
 

@@ -2,12 +2,13 @@
 //!
 //! A row of activations has its own range, measured as it is packed: x ≈ s (q − z) with q in 0..=255, so that a token's
 //! result does not depend on its neighbours. A column of weights is symmetric: w ≈ t p with p in -127..=127. Then
-//! Σ x w ≈ s t (Σ q p − z Σ p): sums of whole numbers in 32 bits without error (up to [`MOST_DEPTH`]), one correction
+//! Σ x w ≈ s t (Σ q p − z Σ p): Σ q p is a sum of whole numbers in 32 bits without error (up to [`MOST_DEPTH`]), with one correction
 //! and one factor at the end (Jacob et al. 2018, "Quantization and training of neural networks for efficient
 //! integer-arithmetic-only inference", section 2.3).
 
 use super::pack::load;
 use crate::simd::{Kernel, Lane, Simd};
+use half::bf16;
 
 /// Elements of depth that cannot overflow: 255 · 127 · 66,000 < 2³¹.
 pub(super) const MOST_DEPTH: usize = 66_000;
@@ -15,12 +16,12 @@ pub(super) const MOST_DEPTH: usize = 66_000;
 /// Elements in a word.
 pub(super) const PER_WORD: usize = 4;
 
-/// s and z of a row of activations.
+/// s and s z of a row of activations.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct RowScale {
     pub(super) scale: f32,
-    pub(super) zero: i32,
+    pub(super) zero: f32,
 }
 
 /// Words of a staged row: whole vectors on every level.
@@ -103,10 +104,60 @@ unsafe fn turn<S: Simd>(s: S, from: *const u32, row: usize, words: usize, width:
 unsafe fn one_row<S: Simd, T: Lane>(s: S, src: *const T, depth: usize, to: *mut u8) -> RowScale {
     // SAFETY: as the caller says; what is written past the depth is cleared afterwards.
     unsafe {
-        let (mut low, mut high) = ([s.zero(); 4], [s.zero(); 4]); // the range holds 0, as padding and the zero point want it
-        let mut unsound = s.zero(); // NaN as soon as an element is not finite
+        let (low, high) = range(s, src, depth);
+        let scale = (high - low) / 255.0;
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let inverse = if inverse.is_finite() { inverse } else { 0.0 }; // a range of denormals is as good as zero
+        let zero = (-low * inverse).round_ties_even().clamp(0.0, 255.0);
+        let (factor, shift) = (s.splat(inverse), s.splat(zero));
         let step = 4 * S::LANES;
         let mut d = 0;
+        while d + step <= depth {
+            let mut q = [s.splat_u32(0); 4];
+            for j in 0..4 {
+                q[j] = s.to_i32(s.mul_add(T::load(s, src.add(d + j * S::LANES)), factor, shift));
+            }
+            s.store_four_bytes_ptr(to.add(d), q);
+            d += step;
+        }
+        while d < depth {
+            let x = load(s, src.add(d), depth - d);
+            s.store_bytes_ptr(to.add(d), s.to_i32(s.mul_add(x, factor, shift)));
+            d += S::LANES;
+        }
+        // Of a row that holds an infinity or no number at all nothing is a number.
+        let scale = match (low.is_finite() && high.is_finite(), inverse > 0.0) {
+            (false, _) => f32::NAN,
+            (true, false) => 0.0,
+            (true, true) => scale,
+        };
+        RowScale { scale, zero: scale * zero }
+    }
+}
+
+/// The least and the greatest element, at most and at least 0, as padding and the zero point want it; one of them is not finite
+/// if an element is not.
+///
+/// # Safety
+/// `depth` elements are read.
+#[inline(always)]
+unsafe fn range<S: Simd, T: Lane>(s: S, src: *const T, depth: usize) -> (f32, f32) {
+    // SAFETY: as the caller says.
+    unsafe { if T::IS_F32 { range_of_f32(s, src, depth) } else { range_of_bf16(s, src.cast(), depth) } }
+}
+
+/// [`range`] of f32.
+///
+/// # Safety
+/// `depth` elements are read.
+#[inline(always)]
+unsafe fn range_of_f32<S: Simd, T: Lane>(s: S, src: *const T, depth: usize) -> (f32, f32) {
+    let (mut low, mut high) = ([s.zero(); 4], [s.zero(); 4]);
+    let mut unsound = s.zero(); // NaN as soon as an element is not finite
+    let step = 4 * S::LANES;
+    let mut d = 0;
+    // SAFETY: as the caller says.
+    unsafe {
         while d + step <= depth {
             for j in 0..4 {
                 let x = T::load(s, src.add(d + j * S::LANES));
@@ -123,23 +174,49 @@ unsafe fn one_row<S: Simd, T: Lane>(s: S, src: *const T, depth: usize, to: *mut 
             unsound = s.mul_add(x, s.zero(), unsound);
             d += S::LANES;
         }
-        let low = s.min(s.min(low[0], low[1]), s.min(low[2], low[3]));
-        let high = s.reduce_max(s.max(s.max(high[0], high[1]), s.max(high[2], high[3])));
-        let low = -s.reduce_max(s.neg(low));
-        let scale = (high - low) / 255.0;
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        let inverse = if inverse.is_finite() { inverse } else { 0.0 }; // a range of denormals is as good as zero
-        let zero = (-low * inverse).round_ties_even().clamp(0.0, 255.0);
-        let (factor, shift, top) = (s.splat(inverse), s.splat(zero), s.splat(255.0));
-        let mut d = 0;
-        while d < depth {
-            let x = load(s, src.add(d), depth - d);
-            let q = s.min(top, s.max(s.zero(), s.mul_add(x, factor, shift)));
-            s.store_bytes_ptr(to.add(d), s.to_i32(q));
-            d += S::LANES;
+    }
+    let low = s.min(s.min(low[0], low[1]), s.min(low[2], low[3]));
+    let high = s.reduce_max(s.max(s.max(high[0], high[1]), s.max(high[2], high[3])));
+    (-s.reduce_max(s.neg(low)) + s.reduce_add(unsound), high)
+}
+
+/// [`range`] of bf16, two a word: compared as whole numbers, among which infinities and what is no number stand at the ends.
+///
+/// # Safety
+/// `depth` elements are read.
+#[inline(always)]
+unsafe fn range_of_bf16<S: Simd>(s: S, src: *const bf16, depth: usize) -> (f32, f32) {
+    let (mut low, mut high) = ([s.splat_u32(0); 2], [s.splat_u32(0); 2]);
+    let mut ends = [[0i16; 32]; 2];
+    let step = 4 * S::LANES;
+    let mut d = 0;
+    // SAFETY: as the caller says; a vector has at most 32 halves of words.
+    unsafe {
+        while d + step <= depth {
+            for j in 0..2 {
+                let x = s.bf16_order(s.load_u32_ptr(src.add(d + j * 2 * S::LANES).cast()));
+                low[j] = s.min_i16(low[j], x);
+                high[j] = s.max_i16(high[j], x);
+            }
+            d += step;
         }
-        let scale = if inverse > 0.0 { scale } else { 0.0 };
-        RowScale { scale: scale + s.reduce_add(unsound), zero: zero as i32 }
+        s.store_u32_ptr(ends[0].as_mut_ptr().cast(), s.min_i16(low[0], low[1]));
+        s.store_u32_ptr(ends[1].as_mut_ptr().cast(), s.max_i16(high[0], high[1]));
+        // The same order for one number.
+        let turned = |bits: i16| bits ^ ((bits >> 15) as u16 >> 1) as i16;
+        let (mut low, mut high) = (0, 0);
+        for i in 0..32 {
+            low = ends[0][i].min(low);
+            high = ends[1][i].max(high);
+        }
+        while d < depth {
+            let x = turned(src.add(d).read().to_bits() as i16);
+            low = x.min(low);
+            high = x.max(high);
+            d += 1;
+        }
+        let value = |order: i16| bf16::from_bits(turned(order) as u16).to_f32();
+        (value(low), value(high))
     }
 }
 

@@ -331,13 +331,17 @@ impl Finish<'_> {
         // Decisions are made once a row; the vectors of a row are then handled without branches.
         // SAFETY: see above; partial accesses never pass the `n` columns.
         unsafe {
-            let bias = bias.map(|bias| row_load::<S, f32, V>(s, bias.as_ptr().add(self.column), self.n, whole));
+            let biased = bias.is_some();
+            let bias = match bias {
+                Some(bias) if self.last => row_load::<S, f32, V>(s, bias.as_ptr().add(self.column), self.n, whole),
+                _ => [s.zero(); V],
+            };
             for r in 0..self.rows {
                 let target = c.start.cast::<T>().add((self.row + r) * c.stride + self.column);
                 let sums = self.sums.map(|sums| sums.add(r * self.sums_stride));
                 let mut row = row_load::<S, f32, V>(s, self.tile.add(r * V * S::LANES), 0, true);
                 if E::QUANTIZED {
-                    row = self.scaled::<S, V>(s, r, row);
+                    row = self.scaled::<S, V>(s, r, row, bias); // always the whole depth
                 }
                 match sums {
                     Some(sums) if !self.first => row = row_add(s, row_load::<S, f32, V>(s, sums, 0, true), row),
@@ -351,37 +355,36 @@ impl Finish<'_> {
                     }
                     continue;
                 }
-                if let Some(bias) = bias {
+                if !E::QUANTIZED && biased {
                     row = row_add(s, row, bias);
                 }
                 if let Some(pre) = pre {
                     let at = (self.row + r) * pre.stride + self.column;
                     row_store(s, pre.start.cast::<T>().add(at), row, self.n, whole);
                 }
-                row_store(s, target, activate(s, *activation, row), self.n, whole);
+                row_store(s, target, activate::<S, T, V>(s, *activation, row), self.n, whole);
             }
         }
     }
 }
 
 impl Finish<'_> {
-    /// s t (Σ q p − z Σ p) from the whole numbers Σ q p in the bits of row `r`.
+    /// s t Σ q p − (s z) (t Σ p) + bias from the whole numbers Σ q p in the bits of row `r`.
     ///
     /// # Safety
     /// The output has scales of whole vectors of columns, and row `r` has its own.
     #[inline(always)]
-    unsafe fn scaled<S: Simd, const V: usize>(&self, s: S, r: usize, mut row: [S::F; V]) -> [S::F; V] {
+    unsafe fn scaled<S: Simd, const V: usize>(&self, s: S, r: usize, mut row: [S::F; V], bias: [S::F; V]) -> [S::F; V] {
         let Some(columns) = self.output.scales else { unreachable!("products of bytes have scales") };
         // SAFETY: columns are padded to whole vectors.
         unsafe {
             let RowScale { scale, zero } = *self.scales.add(r);
-            let (scale, zero) = (s.splat(scale), s.splat_u32(zero as u32));
+            let (scale, zero) = (s.splat(scale), s.splat(zero));
             for j in 0..V {
                 let at = self.column + j * S::LANES;
-                let sums = s.load_u32_ptr(columns.sums.as_ptr().add(at).cast());
-                let whole = s.sub_u32(s.to_bits(row[j]), s.mul_lo_u32(zero, sums));
+                let shift = s.neg_mul_add(zero, s.load_ptr(columns.sums.as_ptr().add(at)), bias[j]);
                 let factor = s.mul(scale, s.load_ptr(columns.scales.as_ptr().add(at)));
-                row[j] = s.mul(s.from_i32(whole), factor);
+                row[j] = s.mul_add(s.from_i32(s.to_bits(row[j])), factor, shift);
             }
         }
         row
@@ -434,7 +437,7 @@ fn row_add<S: Simd, const V: usize>(s: S, a: [S::F; V], b: [S::F; V]) -> [S::F; 
 }
 
 #[inline(always)]
-fn activate<S: Simd, const V: usize>(s: S, activation: Activation, mut row: [S::F; V]) -> [S::F; V] {
+fn activate<S: Simd, T: Lane, const V: usize>(s: S, activation: Activation, mut row: [S::F; V]) -> [S::F; V] {
     macro_rules! each {
         ($function:path) => {
             for j in 0..V {
@@ -444,7 +447,7 @@ fn activate<S: Simd, const V: usize>(s: S, activation: Activation, mut row: [S::
     }
     match activation {
         Activation::None => {}
-        Activation::Gelu => each!(math::gelu),
+        Activation::Gelu => each!(math::gelu_for::<S, T>),
         Activation::GeluTanh => each!(math::gelu_tanh),
         Activation::Relu => each!(math::relu),
         Activation::Silu => each!(math::silu),

@@ -337,6 +337,12 @@ fn int8_shows_what_is_not_finite() {
             assert!(row.iter().all(|x| x.is_nan()) == (i == 1 || i == 3), "row {i}: {row:?}");
         }
         assert!(c[4 * 20..].iter().all(|&x| x == 0.0));
+        for (at, sound) in [(0, 1.0), (3, f32::NAN), (17, f32::INFINITY), (39, f32::NEG_INFINITY), (39, -f32::NAN)] {
+            let mut a = narrowed(&values(2 * 40, 1, false));
+            a[at] = bf16::from_f32(sound);
+            gemm.multiply(Matrix::bf16(&a, 2, 40), &packed, MatrixMut::f32(&mut c[..40], 2, 20), Precision::Int8, Epilogue::default());
+            assert!(c[..20].iter().all(|x| x.is_nan() != sound.is_finite()) && c[20..40].iter().all(|x| x.is_finite()), "{sound}");
+        }
     });
 }
 

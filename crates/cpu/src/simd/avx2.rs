@@ -187,6 +187,8 @@ impl Simd for Avx2 {
         fn and_u32(self, a: U, b: U) -> U = _mm256_and_si256(a, b);
         fn or_u32(self, a: U, b: U) -> U = _mm256_or_si256(a, b);
         fn xor_u32(self, a: U, b: U) -> U = _mm256_xor_si256(a, b);
+        fn max_i16(self, a: U, b: U) -> U = _mm256_max_epi16(a, b);
+        fn min_i16(self, a: U, b: U) -> U = _mm256_min_epi16(a, b);
         fn lt_u32(self, a: U, b: U) -> M = {
             // The signed comparison, with both ranges moved down by 2^31.
             let top = _mm256_set1_epi32(i32::MIN);

@@ -181,7 +181,15 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn store_partial_bf16_ptr(self, dst: *mut bf16, v: F, n: usize) = _mm256_mask_storeu_epi16(dst.cast(), first(n), self.narrow(v));
         fn load_u32_ptr(self, src: *const u32) -> U = _mm512_loadu_si512(src.cast());
         fn store_u32_ptr(self, dst: *mut u32, v: U) = _mm512_storeu_si512(dst.cast(), v);
-        fn store_bytes_ptr(self, dst: *mut u8, v: U) = _mm_storeu_si128(dst.cast(), _mm512_cvtepi32_epi8(v));
+        fn store_bytes_ptr(self, dst: *mut u8, v: U) = {
+            _mm_storeu_si128(dst.cast(), _mm512_cvtusepi32_epi8(_mm512_max_epi32(v, _mm512_setzero_si512())))
+        };
+        fn store_four_bytes_ptr(self, dst: *mut u8, v: [U; 4]) = {
+            // Packing goes quarter by quarter: the words come out as quarters of the vectors in turn.
+            let packed = _mm512_packus_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_storeu_si512(dst.cast(), _mm512_permutexvar_epi32(order, packed))
+        };
     }
 
     super::methods! {
@@ -225,6 +233,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn and_u32(self, a: U, b: U) -> U = _mm512_and_si512(a, b);
         fn or_u32(self, a: U, b: U) -> U = _mm512_or_si512(a, b);
         fn xor_u32(self, a: U, b: U) -> U = _mm512_xor_si512(a, b);
+        fn max_i16(self, a: U, b: U) -> U = _mm512_max_epi16(a, b);
+        fn min_i16(self, a: U, b: U) -> U = _mm512_min_epi16(a, b);
+        fn bf16_order(self, pairs: U) -> U = {
+            _mm512_xor_si512(pairs, _mm512_srli_epi16::<1>(_mm512_srai_epi16::<15>(pairs)))
+        };
         fn lt_u32(self, a: U, b: U) -> M = _mm512_cmplt_epu32_mask(a, b);
         fn dot_bf16(self, a: U, b: U, acc: F) -> F = {
             if BF16 {

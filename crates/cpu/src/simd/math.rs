@@ -4,7 +4,7 @@
 //! the minimax fit) and checked in f32 against f64 at every level; the tests hold the bounds stated here.
 //! NaN stays NaN.
 
-use super::Simd;
+use super::{Lane, Simd};
 
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 // ln 2 in two parts; the first has few enough bits that n · LN2_HIGH is exact for |n| < 2^9.
@@ -45,6 +45,18 @@ pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     let q = polynomial(s, r, [0.499_999_93, 0.166_665_2, 0.041_668_39, 0.008_368_717, 0.001_381_459_8]);
     let p = s.add(s.mul_add(s.mul(r, r), q, r), s.splat(1.0));
     s.scale(p, n)
+}
+
+/// 2ᶠ for |f| ≤ ½ within 3e-6.
+const POWER: [f32; 5] = [0.999_999_3, 0.693_121_8, 0.240_247_46, 0.055_917_863, 0.009_570_051];
+
+/// eˣ within 8e-6 for x ≤ 0, for values that become bf16: 2ⁿ 2ᶠ with x log₂ e = n + f. 0 below -104.
+#[inline(always)]
+pub fn exp_bf16<S: Simd>(s: S, x: S::F) -> S::F {
+    let x = s.max(s.splat(-105.0), x);
+    let n = s.round(s.mul(x, s.splat(LOG2_E)));
+    let f = s.mul_add(x, s.splat(LOG2_E), s.neg(n));
+    s.scale(polynomial(s, f, POWER), n)
 }
 
 /// tanh x within 4e-7 (relative): x · P(x²) / Q(x²) up to ±9, then ±1.
@@ -113,6 +125,22 @@ fn normal_cdf<S: Simd>(s: S, x: S::F) -> S::F {
 #[inline(always)]
 pub fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
     s.mul(x, normal_cdf(s, x))
+}
+
+/// [`gelu`] within 1e-5, which bf16 does not hold from 0.005 on: Φ(x) = ½ + x P(x²) / Q(x²) up to ±4.8, where it is 0 and 1.
+#[inline(always)]
+fn gelu_bf16<S: Simd>(s: S, x: S::F) -> S::F {
+    let near = clamp(s, x, -4.8, 4.8);
+    let t = s.mul(near, near);
+    let p = polynomial(s, t, [0.398_905_5, 0.028_416_06, 0.003_786_484, 3.147_866_3e-5]);
+    let q = polynomial(s, t, [1.0, 0.237_720_53, 0.024_211_315, 0.001_126_474]);
+    s.mul(x, s.mul_add(s.mul(near, p), s.reciprocal(q), s.splat(0.5)))
+}
+
+/// [`gelu`] on its way into storage of `T`: as exact as that holds.
+#[inline(always)]
+pub fn gelu_for<S: Simd, T: Lane>(s: S, x: S::F) -> S::F {
+    if T::IS_F32 { gelu(s, x) } else { gelu_bf16(s, x) }
 }
 
 /// gelu'(x) = Φ(x) + x e^(-x²/2) / √(2π).

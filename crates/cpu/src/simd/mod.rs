@@ -194,7 +194,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
         let (a3, b3) = (self.shr_u32::<24>(a), self.shr_u32::<24>(b));
         self.add_u32(acc, self.mul_lo_u32(a3, signed(b3)))
     }
-    /// Write the lowest byte of each lane.
+    /// Write the signed numbers of each lane as bytes, those below 0 as 0 and those above 255 as 255.
     /// # Safety
     /// `dst` is valid for writing `LANES` bytes.
     #[inline(always)]
@@ -204,10 +204,31 @@ pub trait Simd: Copy + Send + Sync + 'static {
         unsafe {
             self.store_u32_ptr(words.as_mut_ptr(), v);
             for i in 0..Self::LANES {
-                dst.add(i).write(words[i] as u8);
+                dst.add(i).write((words[i] as i32).clamp(0, 255) as u8);
             }
         }
     }
+    /// [`Simd::store_bytes_ptr`] of four vectors, one after the other.
+    /// # Safety
+    /// `dst` is valid for writing `4 · LANES` bytes.
+    #[inline(always)]
+    unsafe fn store_four_bytes_ptr(self, dst: *mut u8, v: [Self::U; 4]) {
+        for (i, v) in v.into_iter().enumerate() {
+            // SAFETY: the caller vouches for the bytes.
+            unsafe { self.store_bytes_ptr(dst.add(i * Self::LANES), v) }
+        }
+    }
+    /// Bits of bf16, two in a word, as 16-bit numbers that are ordered as the values are; and back.
+    #[inline(always)]
+    fn bf16_order(self, pairs: Self::U) -> Self::U {
+        // Numbers below zero have all their other bits turned round.
+        let signs = self.and_u32(self.shr_u32::<15>(pairs), self.splat_u32(0x0001_0001));
+        self.xor_u32(pairs, self.sub_u32(self.shl_u32::<15>(signs), signs))
+    }
+    /// The larger of signed 16-bit numbers, two in a word.
+    fn max_i16(self, a: Self::U, b: Self::U) -> Self::U;
+    /// The smaller of signed 16-bit numbers, two in a word.
+    fn min_i16(self, a: Self::U, b: Self::U) -> Self::U;
     /// The even elements of pairs of bf16.
     #[inline(always)]
     fn bf16_low(self, pairs: Self::U) -> Self::F {

@@ -114,6 +114,12 @@ impl Simd for Neon {
         fn and_u32(self, a: U, b: U) -> U = vandq_u32(a, b);
         fn or_u32(self, a: U, b: U) -> U = vorrq_u32(a, b);
         fn xor_u32(self, a: U, b: U) -> U = veorq_u32(a, b);
+        fn max_i16(self, a: U, b: U) -> U = {
+            vreinterpretq_u32_s16(vmaxq_s16(vreinterpretq_s16_u32(a), vreinterpretq_s16_u32(b)))
+        };
+        fn min_i16(self, a: U, b: U) -> U = {
+            vreinterpretq_u32_s16(vminq_s16(vreinterpretq_s16_u32(a), vreinterpretq_s16_u32(b)))
+        };
         fn lt_u32(self, a: U, b: U) -> M = vcltq_u32(a, b);
     }
 

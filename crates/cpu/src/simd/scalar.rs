@@ -29,6 +29,14 @@ fn round(x: f32) -> f32 {
     if x.abs() < 4_194_304.0 { (x + SHIFT) - SHIFT } else { x }
 }
 
+/// Both halves of two words, taken as signed numbers.
+#[inline(always)]
+fn halves(a: u32, b: u32, f: fn(i16, i16) -> i16) -> u32 {
+    let low = f(a as i16, b as i16) as u16;
+    let high = f((a >> 16) as i16, (b >> 16) as i16) as u16;
+    u32::from(low) | u32::from(high) << 16
+}
+
 #[inline(always)]
 fn power_of_two(n: f32) -> f32 {
     f32::from_bits(((n as i32 + 127) << 23) as u32)
@@ -104,6 +112,8 @@ impl Simd for Scalar {
         fn and_u32(self, a: U, b: U) -> U = |i| a[i] & b[i];
         fn or_u32(self, a: U, b: U) -> U = |i| a[i] | b[i];
         fn xor_u32(self, a: U, b: U) -> U = |i| a[i] ^ b[i];
+        fn max_i16(self, a: U, b: U) -> U = |i| halves(a[i], b[i], i16::max);
+        fn min_i16(self, a: U, b: U) -> U = |i| halves(a[i], b[i], i16::min);
         fn lt_u32(self, a: U, b: U) -> M = |i| a[i] < b[i];
     }
 

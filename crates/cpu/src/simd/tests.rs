@@ -24,6 +24,8 @@ mapped!(Tanh, math::tanh);
 mapped!(Erf, math::erf);
 mapped!(Sigmoid, math::sigmoid);
 mapped!(Gelu, math::gelu);
+mapped!(GeluBf16, math::gelu_for::<S, bf16>);
+mapped!(ExpBf16, math::exp_bf16);
 mapped!(GeluDerivative, math::gelu_derivative);
 mapped!(GeluTanh, math::gelu_tanh);
 mapped!(GeluTanhDerivative, math::gelu_tanh_derivative);
@@ -105,6 +107,8 @@ const ULP: f64 = 1.2e-7;
 #[test]
 fn exponential() {
     check!(Exp, f64::exp, absolute 1.5e-45, relative 1.7 * ULP, grid());
+    let falling = || grid().into_iter().map(|x| -x.abs()).collect::<Vec<f32>>();
+    check!(ExpBf16, f64::exp, absolute 1.5e-45, relative 8e-6, falling());
     check!(Ln, f64::ln, absolute 1.5e-7, relative 2.0 * ULP, grid().into_iter().map(f32::abs).map(|x| x.max(1e-37)).collect());
 }
 
@@ -122,6 +126,8 @@ fn activations() {
     let inner = |x: f64| ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh();
     let inner_slope = |x: f64| (2.0 / std::f64::consts::PI).sqrt() * (1.0 + 3.0 * 0.044715 * x * x);
     check!(Gelu, |x: f64| x * cdf(x), absolute 9e-7, relative 4e-7, near());
+    let bf16_range = || grid().into_iter().filter(|x| x.abs() < 20.0).collect::<Vec<f32>>();
+    check!(GeluBf16, |x: f64| x * cdf(x), absolute 1e-5, relative 0.0, bf16_range());
     check!(GeluDerivative, |x: f64| cdf(x) + x * density(x), absolute 6e-7, relative 0.0, near());
     check!(GeluTanh, |x: f64| 0.5 * x * (1.0 + inner(x)), absolute 1e-6, relative 4e-7, near());
     check!(
@@ -196,6 +202,29 @@ impl Kernel for Basics<'_> {
             assert_eq!(show_u(s.dot_bytes(c, d, s.splat_u32(7)))[i], (bytes + 7) as u32, "{name}");
             let extremes = show_u(s.dot_bytes(s.splat_u32(0xFFFF_FFFF), s.splat_u32(0x8080_8080), s.splat_u32(0)))[i];
             assert_eq!(extremes as i32, 4 * 255 * -128, "{name}: no saturation");
+        }
+        let half = |word: u32, upper: usize| (word >> (16 * upper)) as i16;
+        for (i, (&u, &v)) in w[..n].iter().zip(&w[n..]).enumerate() {
+            for upper in 0..2 {
+                let (u, v) = (half(u, upper), half(v, upper));
+                assert_eq!(half(show_u(s.max_i16(c, d))[i], upper), u.max(v), "{name}");
+                assert_eq!(half(show_u(s.min_i16(c, d))[i], upper), u.min(v), "{name}");
+                let (p, q) = (bf16::from_bits(u as u16), bf16::from_bits(v as u16));
+                let order = |v: S::U| half(show_u(s.bf16_order(v))[i], upper);
+                assert!(p.partial_cmp(&q).is_none_or(|o| o == order(c).cmp(&order(d))), "{name} {p} {q}");
+            }
+            assert_eq!(show_u(s.bf16_order(s.bf16_order(c)))[i], u, "{name}");
+        }
+        let mut bytes = [0u8; 64];
+        // SAFETY: room for four times the lanes of every level.
+        unsafe {
+            let many = s.mul_lo_u32(s.iota_u32(), s.splat_u32(37));
+            let shifted = |by: i32| s.add_u32(many, s.splat_u32(by as u32));
+            s.store_four_bytes_ptr(bytes.as_mut_ptr(), [many, shifted(-100), shifted(70_000), shifted(-70_000)]);
+        }
+        for (i, &byte) in bytes[..4 * n].iter().enumerate() {
+            let want = (i % n) as i32 * 37 + [0, -100, 70_000, -70_000][i / n];
+            assert_eq!(i32::from(byte), want.clamp(0, 255), "{name} {i}");
         }
         let mut bytes = [0u8; 16];
         // SAFETY: room for the lanes of every level.
