@@ -162,7 +162,7 @@ fn suite(path: &Path, options: &Options) -> anyhow::Result<u8> {
         let (task, rows, mut figures) = match evaluate(entry, None, options) {
             Ok(found) => found,
             Err(error) => {
-                eprintln!("{name}: {error:#}");
+                eprintln!("{name}: {}", crate::told(&error));
                 failed.push(name.as_str());
                 continue;
             }

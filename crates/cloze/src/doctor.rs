@@ -211,7 +211,7 @@ pub struct Difference {
     pub name: String,
     /// The largest difference of two values.
     pub largest: f32,
-    /// The same over the largest value of the first.
+    /// The same over the largest value of both.
     pub relative: f32,
 }
 
@@ -222,7 +222,7 @@ impl Difference {
         for (a, b) in a.iter().zip(b) {
             let d = (a - b).abs();
             largest = if d.is_nan() { f32::INFINITY } else { largest.max(d) };
-            scale = scale.max(a.abs());
+            scale = scale.max(a.abs()).max(b.abs());
         }
         Self { name: name.into(), largest, relative: if largest == 0.0 { 0.0 } else { largest / scale.max(f32::MIN_POSITIVE) } }
     }
