@@ -14,6 +14,8 @@ interface Layer {
   /** Base64 of little-endian f32. // [N, T, D] */
   q: string
   k: string
+  /** What the distance of a key adds, from −(T − 1) to T − 1. // [N, 2T − 1] */
+  bias?: string
 }
 
 interface Text {
@@ -31,15 +33,16 @@ function floats(base64: string) {
   return Float64Array.from({ length: bytes.length / 4 }, (_, i) => view.getFloat32(4 * i, true))
 }
 
-/** softmax(scale · q·kᵀ) over the keys that a query sees. */
+/** softmax(scale · q·kᵀ + bias) over the keys that a query sees. */
 function heads(layer: Layer, tokens: number): Steps[] {
-  const [q, k] = [floats(layer.q), floats(layer.k)]
+  const [q, k, biases] = [floats(layer.q), floats(layer.k), floats(layer.bias ?? '')]
   const d = tokens ? q.length / layer.heads / tokens : 0
   return Array.from({ length: layer.heads }, (_, head) => {
     const rows = (all: Float64Array) => Array.from({ length: tokens }, (_, t) => Array.from(all.subarray((head * tokens + t) * d, (head * tokens + t + 1) * d)))
     const [qs, ks] = [rows(q), rows(k)]
     const products = qs.map((q) => ks.map((k) => k.reduce((sum, x, c) => sum + x * q[c]!, 0)))
-    const scores = products.map((row) => row.map((x) => x * layer.scale))
+    const bias = Array.from(biases.subarray(head * (2 * tokens - 1), (head + 1) * (2 * tokens - 1)))
+    const scores = products.map((row, i) => row.map((x, j) => x * layer.scale + (bias[tokens - 1 + j - i] ?? 0)))
     const sees = (i: number, j: number) => (layer.causal ? j <= i : layer.window === undefined || Math.abs(i - j) <= layer.window)
     const weights = scores.map((row, i) => {
       const max = Math.max(...row.filter((_, j) => sees(i, j)))
@@ -47,7 +50,7 @@ function heads(layer: Layer, tokens: number): Steps[] {
       const sum = powers.reduce((a, b) => a + b, 0)
       return powers.map((p) => p / sum)
     })
-    return { scale: layer.scale, q: qs, k: ks, products, scores, weights }
+    return { scale: layer.scale, q: qs, k: ks, products, bias, scores, weights }
   })
 }
 

@@ -12,6 +12,8 @@ export interface Steps {
   q: number[][]
   k: number[][]
   products: number[][]
+  /** What the distance of a key adds to its score, from −(T − 1) to T − 1; empty or absent where the model has no such bias. */
+  bias?: number[]
   scores: number[][]
   weights: number[][]
 }
@@ -250,7 +252,9 @@ function neuronView(look: Look, steps: Steps, redraw: () => void) {
     chosen[name] = at
     redraw()
   }
-  const head = [say('key'), 'k', 'q ⊙ k', 'q·k', '× ' + steps.scale.toFixed(4), 'softmax', ''].map((h) => make('th', { scope: 'col' }, h))
+  const b = steps.bias?.length ? (steps.bias[look.tokens.length - 1 + j - i] ?? 0) : undefined
+  const scaled = '× ' + steps.scale.toFixed(4)
+  const head = [say('key'), 'k', 'q ⊙ k', 'q·k', b === undefined ? scaled : scaled + ' + b', 'softmax', ''].map((h) => make('th', { scope: 'col' }, h))
   const table = make('table', { class: 'neurons' }, make('thead', {}, make('tr', {}, ...head)))
   const body = make('tbody')
   const scores = steps.scores[i] ?? []
@@ -290,7 +294,9 @@ function neuronView(look: Look, steps: Steps, redraw: () => void) {
       { class: 'steps' },
       step(say('stepQ'), 'q = x W_q + b_q,  k = x W_k + b_k', `D = ${q.length}`),
       make('li', {}, make('p', {}, say('stepK')), make('p', { class: 'formula' }, 'q·k = Σ q_d k_d'), make('div', { class: 'scroll', tabindex: 0, role: 'group', 'aria-label': 'q·k' }, termTable)),
-      step(say('stepScale', steps.scale.toFixed(4)), 's = q·k / √D', `s = ${signed(product)} × ${steps.scale.toFixed(4)} = ${signed(s)}`),
+      b === undefined
+        ? step(say('stepScale', steps.scale.toFixed(4)), 's = q·k / √D', `s = ${signed(product)} × ${steps.scale.toFixed(4)} = ${signed(s)}`)
+        : step(say('stepBias', steps.scale.toFixed(4)), 's = q·k / √D + b_{j − i}', `s = ${signed(product)} × ${steps.scale.toFixed(4)} + ${signed(b)} = ${signed(s)}`),
       p > 0
         ? step(say('stepSoftmax'), 'p_j = exp(s_j − max) / Σ exp(s_i − max)', `p = exp(${signed(s)} − ${signed(max).replace('−', '(−')}${max < 0 ? ')' : ''}) / ${total.toFixed(4)} = ${Math.exp(s - max).toFixed(4)} / ${total.toFixed(4)} = ${p.toFixed(4)}`)
         : step(say('stepUnseen'), 'p = 0', ''),

@@ -75,6 +75,7 @@ const words = {
   stepQ: ['Query and key are rows of D numbers that the model computes from the states of the two tokens.', '查询 q 与键 k 各是 D 个数，由模型从两个词元的状态算出。'],
   stepK: ['Their product says how well the two fit.', '它们的乘积表示两者有多契合。'],
   stepScale: ['Products grow with D, so they are multiplied by {0}.', '乘积随 D 变大，所以乘以 {0}。'],
+  stepBias: ['Products grow with D, so they are multiplied by {0}; the distance of the key adds a learned number b.', '乘积随 D 变大，所以乘以 {0}；再按键的距离加上学到的数 b。'],
   stepSoftmax: ['The softmax makes weights of them, all positive, that sum to 1.', 'softmax 把它们变成权重，全为正，和为 1。'],
   stepUnseen: ['This key lies outside of what the query sees.', '该键不在此查询的可见范围内。'],
   key: ['key', '键'],

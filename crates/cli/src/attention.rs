@@ -225,13 +225,19 @@ fn whole(seen: &Attention, layer: usize) -> anyhow::Result<()> {
 
 /// One head, with its steps if wanted.
 fn one(seen: &Attention, head: &HeadSteps, steps: bool) -> anyhow::Result<()> {
-    print_line(format!("layer {}, head {}: softmax(q·k · {:.4}), each row sums to 1", head.layer, head.head, head.scale))?;
+    let bias = if head.bias.is_empty() { "" } else { " + bias" };
+    print_line(format!("layer {}, head {}: softmax(q·k · {:.4}{bias}), each row sums to 1", head.layer, head.head, head.scale))?;
     map(&seen.tokens, &head.weights)?;
     if steps {
         let d = head.q.first().map_or(0, Vec::len);
         print_line(format!("\nq·k (sums of {d} products)"))?;
         numbers(&seen.tokens, &head.products)?;
-        print_line(format!("\nscores: q·k times {:.4}", head.scale))?;
+        if !head.bias.is_empty() {
+            print_line("\nbias: what the distance of the column's token from the row's adds")?;
+            let n = seen.tokens.len();
+            numbers(&seen.tokens, &(0..n).map(|i| head.bias[n - 1 - i..2 * n - 1 - i].to_vec()).collect::<Vec<_>>())?;
+        }
+        print_line(format!("\nscores: q·k times {:.4}{bias}", head.scale))?;
         numbers(&seen.tokens, &head.scores)?;
         print_line("\nsoftmax: e to each score, over the sum of its row")?;
         numbers(&seen.tokens, &head.weights)?;

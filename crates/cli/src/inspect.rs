@@ -94,11 +94,13 @@ fn describe_model(folder: &Path, tensors: bool) -> anyhow::Result<Value> {
             list.insert(name.clone(), json!(format!("{dtype} {shape:?}")));
         }
     }
+    // Of a model whose scores have a bias by distance, that too.
+    let relative = b.relative.map(|r| format!(", distances in {} buckets up to {}", r.buckets, r.max_distance)).unwrap_or_default();
     let mut value = json!({
         "family": m.family,
         "architecture": format!("{} layers × {} hidden, {} heads of {}, feed-forward {}", b.num_hidden_layers, b.hidden_size, b.num_attention_heads, b.head_dim(), b.intermediate_size),
         "norm": format!("{}, {:?}, eps {:e}", format!("{:?}", b.norm_placement).to_lowercase(), b.norm, b.layer_norm_eps),
-        "position": position(b.position),
+        "position": position(b.position) + &relative,
         "feed_forward": format!("{}, {}", format!("{:?}", b.mlp).to_lowercase(), activation(b.hidden_act)),
         "biases": b.linear_bias,
         "vocabulary": b.vocab_size,
@@ -122,8 +124,6 @@ fn position(position: model::blueprint::Position) -> String {
         Position::Learned { max, offset: 0 } => format!("learned, {max} places"),
         Position::Learned { max, offset } => format!("learned, {} places from row {offset} on", max.saturating_sub(offset)),
         Position::Rotary { max, theta } => format!("rotary, {max} places, base {theta}"),
-        #[allow(unreachable_patterns)] // a kind that has no words yet
-        other => format!("{other:?}"),
     }
 }
 

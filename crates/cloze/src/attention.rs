@@ -1,15 +1,15 @@
 //! A look inside attention: the probabilities of every layer and head, and one head's way to them in numbers.
 //!
 //! The kernels never form the probabilities (see [`cloze_tensor::ops::attention`]); here they are computed from the very q and k that the
-//! model made, in f64, by the formula: p = softmax(scale · q·kᵀ) over the visible keys. [`ablation`] switches heads off, [`page`] shows
+//! model made, in f64, by the formula: p = softmax(scale · q·kᵀ + bias) over the visible keys. [`ablation`] switches heads off, [`page`] shows
 //! all of it in a browser.
 
 pub mod ablation;
 pub mod page;
 
 use cloze_model::{Input, Model};
-use cloze_tensor::ops::attention::Attention as Op;
-use cloze_tensor::{Backend, Dtype, Sequences, Tape, Weights};
+use cloze_tensor::ops::attention::{Attention as Op, distance_row};
+use cloze_tensor::{Backend, Dtype, Sequences, Tape, Watched, Weights};
 use cloze_text::Encoding;
 use serde::Serialize;
 
@@ -23,8 +23,15 @@ pub struct Attention {
     layers: Vec<Layer>,
 }
 
-/// The attention of a layer and what it got. // `[T, 3H]`
-pub(crate) type Layer = (Op, Vec<f32>);
+/// The attention of a layer and what it got.
+#[derive(Clone, Debug)]
+pub(crate) struct Layer {
+    op: Op,
+    /// // `[T, 3H]`
+    qkv: Vec<f32>,
+    /// The bias by distance, where the model has one. // [2R + 1, N]
+    bias: Option<Vec<f32>>,
+}
 
 /// One head's attention, step by step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -41,7 +48,10 @@ pub struct HeadSteps {
     pub k: Vec<Vec<f64>>,
     /// q·k for each query (row) and key. // [T, T]
     pub products: Vec<Vec<f64>>,
-    /// scale · q·k. // [T, T]
+    /// What the distance of the key from the query adds, from −(T − 1) to T − 1; empty where the model has no such bias. // [2T − 1]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bias: Vec<f64>,
+    /// scale · q·k, and the bias. // [T, T]
     pub scores: Vec<Vec<f64>>,
     /// softmax of the scores over the visible keys; each row sums to 1. // [T, T]
     pub weights: Vec<Vec<f64>>,
@@ -61,7 +71,8 @@ pub(crate) fn watch<B: Backend>(
     tape.watch_attention();
     tape.switch_off(off);
     model.hidden(&mut tape, &input, false);
-    tape.watched_attention().into_iter().map(|(op, qkv)| (op, qkv.to_host(backend))).collect()
+    let host = |seen: Watched<B>| Layer { op: seen.op, qkv: seen.qkv.to_host(backend), bias: seen.bias.map(|b| b.to_host(backend)) };
+    tape.watched_attention().into_iter().map(host).collect()
 }
 
 impl Attention {
@@ -76,17 +87,17 @@ impl Attention {
 
     /// Heads of a layer; 0 where there is no such layer.
     pub fn heads(&self, layer: usize) -> usize {
-        self.layers.get(layer).map_or(0, |(op, _)| op.heads)
+        self.layers.get(layer).map_or(0, |l| l.op.heads)
     }
 
     /// Which keys the queries of a layer see, and what its products are multiplied by; `None` where there is no such layer.
     pub fn rules(&self, layer: usize) -> Option<(cloze_tensor::ops::attention::Visibility, f64)> {
-        self.layers.get(layer).map(|(op, _)| (op.visibility, f64::from(op.scale)))
+        self.layers.get(layer).map(|l| (l.op.visibility, f64::from(l.op.scale)))
     }
 
     /// One head, step by step; `None` where there is no such head.
     pub fn head(&self, layer: usize, head: usize) -> Option<HeadSteps> {
-        let (op, qkv) = self.layers.get(layer)?;
+        let Layer { op, qkv, bias } = self.layers.get(layer)?;
         if head >= op.heads {
             return None;
         }
@@ -104,9 +115,16 @@ impl Attention {
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum();
         let products: Vec<Vec<f64>> = q.iter().map(|q| k.iter().map(|k| dot(q, k)).collect()).collect();
         let scale = f64::from(op.scale);
-        let scores: Vec<Vec<f64>> = products.iter().map(|row| row.iter().map(|x| x * scale).collect()).collect();
+        let distances = 0..(2 * tokens).saturating_sub(1);
+        let bias: Vec<f64> = bias.as_ref().map_or(Vec::new(), |table| {
+            let row = |place| distance_row(table.len() / op.heads, tokens - 1, place);
+            distances.map(|place| f64::from(table[row(place) * op.heads + head])).collect()
+        });
+        let added = |i: usize, j: usize| bias.get(tokens - 1 + j - i).copied().unwrap_or(0.0);
+        let score = |i: usize| move |(j, x): (usize, &f64)| x * scale + added(i, j);
+        let scores: Vec<Vec<f64>> = products.iter().enumerate().map(|(i, row)| row.iter().enumerate().map(score(i)).collect()).collect();
         let weights = scores.iter().enumerate().map(|(i, row)| softmax(row, op.visibility.keys(i, tokens))).collect();
-        Some(HeadSteps { layer, head, scale, q, k, products, scores, weights })
+        Some(HeadSteps { layer, head, scale, q, k, products, bias, scores, weights })
     }
 
     /// The probabilities of every layer and head. // `[layers][N][T][T]`
@@ -139,6 +157,7 @@ fn softmax(scores: &[f64], visible: std::ops::Range<usize>) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use cloze_model::relative::RelativeBias;
     use cloze_model::{Blueprint, Heads};
     use cloze_tensor::ops::attention::Visibility;
     use cloze_tensor::plain::Plain;
@@ -149,22 +168,36 @@ mod tests {
     /// What the ops make of these q and k must follow from the weights that are shown.
     #[test]
     fn the_weights_shown_are_those_that_the_op_uses() {
-        for blueprint in [Blueprint::bert(40, 2, 16, 4, 32), Blueprint::modern(40, 2, 16, 2, 32)] {
+        let relative = Some(RelativeBias { buckets: 8, max_distance: 5 });
+        let biased = Blueprint { relative, ..Blueprint::bert(40, 2, 16, 4, 32) };
+        for (family, blueprint) in
+            [("bert", Blueprint::bert(40, 2, 16, 4, 32)), ("modernbert", Blueprint::modern(40, 2, 16, 2, 32)), ("mpnet", biased)]
+        {
             let rotary = matches!(blueprint.position, cloze_model::blueprint::Position::Rotary { .. });
-            let family = if rotary { "modernbert" } else { "bert" };
             let model = Model::new(family, Blueprint { initializer_range: 0.5, ..blueprint }, Heads::default());
             let weights = Weights::from_host(&Plain, &model.table().init(3));
             let ids: Vec<u32> = (5..14).collect();
             let encoding = Encoding { token_type_ids: vec![0; ids.len()], ids, ..Encoding::default() };
             let layers = watch(&Plain, &model, &weights, Dtype::F32, &encoding, &[]);
             let seen = Attention::new(vec![String::new(); encoding.len()], layers.clone());
-            assert_eq!((seen.layers(), layers[0].0.rotary.is_some()), (2, rotary));
-            for (layer, (op, qkv)) in layers.iter().enumerate() {
+            assert_eq!((seen.layers(), layers[0].op.rotary.is_some()), (2, rotary));
+            for (layer, Layer { op, qkv, bias }) in layers.iter().enumerate() {
+                assert_eq!(bias.is_some(), family == "mpnet");
                 let (t, h) = (encoding.len(), qkv.len() / encoding.len() / 3);
                 let x = Tensor::from_host(&Plain, Dtype::F32, t, 3 * h, qkv);
                 let mut y = Tensor::new(&Plain, Dtype::F32, t, h);
                 let layout = Packed::new(&Plain, Sequences::from_lengths([t]));
-                cloze_tensor::ops::attention::AttentionOp::attention(&Plain, op, &layout, x.view(), y.view_mut(), None);
+                let table = |b: &Vec<f32>| Tensor::from_host(&Plain, Dtype::F32, b.len() / op.heads, op.heads, b);
+                let bias = bias.as_ref().map(table);
+                cloze_tensor::ops::attention::AttentionOp::attention(
+                    &Plain,
+                    op,
+                    &layout,
+                    x.view(),
+                    bias.as_ref().map(|b| b.view()),
+                    y.view_mut(),
+                    None,
+                );
                 let y = y.to_host(&Plain);
                 for head in 0..seen.heads(layer) {
                     let steps = seen.head(layer, head).unwrap();

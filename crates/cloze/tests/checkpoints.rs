@@ -6,9 +6,12 @@ use cloze::convert::{ConvertOptions, convert};
 use cloze::doctor::{Weight, compare, examine};
 use cloze::model::files::container::{Dtype, Origin};
 use cloze::model::files::safetensors::{OutTensor, OutValues, TensorFiles, write};
+use cloze::task::Options as TaskOptions;
+use cloze::task::sentence_embedding::SentenceEmbedding;
+use cloze::tensor::Operands;
 use cloze::text::Tokenizer;
 use cloze::train::run::Precision;
-use cloze::{Device, DeviceChoice, Pipeline};
+use cloze::{Device, DeviceChoice, Form, Pipeline};
 use serde_json::{Value, json};
 
 fn fixture(name: &str) -> PathBuf {
@@ -102,6 +105,30 @@ fn modules_of_sentence_transformers_come_along() {
     assert_eq!(pipeline.context().max_length, 12);
     assert_eq!(pipeline.context().settings.dense.len(), 2);
     assert_eq!(pipeline.context().settings.query_prefix, "the cat ");
+}
+
+/// The vectors are sentence-transformers' own; the last text has distances beyond all buckets. Saved and loaded again, and in bf16, too.
+#[test]
+fn an_mpnet_of_sentence_transformers_gives_its_vectors() {
+    let folder = fixture("sentence-mpnet");
+    let long = "the cat walked away and a dog ran in the park ".repeat(20);
+    let texts = ["the cat sat on the mat", "a", "Unknown zzqq, the cat slept!", "", &long].map(|text| json!({ "text": text }));
+    let (shape, golden) = TensorFiles::open(vec![folder.join("golden.safetensors")]).unwrap().read("embeddings").unwrap().unwrap();
+    assert_eq!(shape, [texts.len(), 8]);
+    let out = tempfile::tempdir().unwrap();
+    let copy = out.path().join("copy");
+    convert(&options(&folder, &copy)).unwrap();
+    let device = Device::open(DeviceChoice::Cpu, Some(1)).unwrap();
+    let (f32, bf16, int8) = (Operands::F32, Operands::Bf16, Operands::Int8);
+    for (folder, form, bound) in [(&folder, f32, 1e-5), (&copy, f32, 1e-5), (&folder, bf16, 3e-2), (&folder, int8, 5e-2)] {
+        let pipeline = Pipeline::with_form(&device, folder, &Form::whole(form), None).unwrap();
+        let found = pipeline.answer(&SentenceEmbedding, &texts, &TaskOptions::default()).unwrap();
+        for (text, (found, golden)) in texts.iter().zip(found.iter().zip(golden.chunks(8))) {
+            let vector: Vec<f32> = serde_json::from_value(found.clone()).unwrap();
+            let error = vector.iter().zip(golden).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(vector.len() == 8 && error < bound, "{form:?} {text}: {vector:?}, {golden:?}");
+        }
+    }
 }
 
 /// Change one tensor of a folder.

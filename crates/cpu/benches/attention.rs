@@ -149,14 +149,14 @@ fn main() {
                     let (mut y, mut dqkv) = (tensor(2, hidden), tensor(3, 3 * hidden));
                     let mut lse = Tensor::new(&cpu, Dtype::F32, TOKENS, heads);
                     let pairs = (TOKENS * n * hidden) as f64;
-                    let mut forward = || cpu.attention(&op, &layout, qkv.view(), y.view_mut(), Some(lse.view_mut()));
+                    let mut forward = || cpu.attention(&op, &layout, qkv.view(), None, y.view_mut(), Some(lse.view_mut()));
                     forward();
                     if wanted("forward") {
                         row(&cpu, clock, &format!("{name} forward"), 4.0 * pairs, &mut forward);
                     }
                     if wanted("backward") {
                         row(&cpu, clock, &format!("{name} backward"), 10.0 * pairs, || {
-                            cpu.attention_backward(&op, &layout, qkv.view(), y.view(), lse.view(), dy.view(), dqkv.view_mut());
+                            cpu.attention_backward(&op, &layout, qkv.view(), None, y.view(), lse.view(), dy.view(), dqkv.view_mut());
                         });
                     }
                 }

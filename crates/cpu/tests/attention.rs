@@ -16,12 +16,14 @@ struct Case {
     rotary: Option<f32>,
     dropout: f32,
     scale: f32,
+    /// R of a bias by distance.
+    reach: Option<usize>,
 }
 
 impl Case {
     fn new(lengths: &[usize], heads: usize, head_dim: usize) -> Self {
         let scale = 1.0 / (head_dim as f32).sqrt();
-        Self { lengths: lengths.to_vec(), heads, head_dim, visibility: Visibility::All, rotary: None, dropout: 0.0, scale }
+        Self { lengths: lengths.to_vec(), heads, head_dim, visibility: Visibility::All, rotary: None, dropout: 0.0, scale, reach: None }
     }
 
     fn tokens(&self) -> usize {
@@ -56,21 +58,26 @@ fn cpu(level: Level, threads: usize) -> Cpu {
     Cpu::new(CpuOptions { level: Some(level), threads: Some(threads) })
 }
 
-/// y, lse, dqkv.
-fn run<B: AttentionOp>(backend: &B, case: &Case, dtype: Dtype, qkv: &[f32], dy: &[f32]) -> [Vec<f32>; 3] {
+/// y, lse, dqkv, the gradient of the bias.
+fn run<B: AttentionOp>(backend: &B, case: &Case, dtype: Dtype, qkv: &[f32], dy: &[f32]) -> [Vec<f32>; 4] {
     let (tokens, hidden, op) = (case.tokens(), case.heads * case.head_dim, case.op());
     let layout = Packed::new(backend, Sequences::from_lengths(case.lengths.iter().copied()));
     let qkv = Tensor::from_host(backend, dtype, tokens, 3 * hidden, qkv);
     let dy = Tensor::from_host(backend, dtype, tokens, hidden, dy);
+    let rows = case.reach.map_or(0, |reach| 2 * reach + 1);
+    let table = Tensor::from_host(backend, Dtype::F32, rows, case.heads, &values(Dtype::F32, 2, rows * case.heads));
+    let mut dbias = Tensor::new(backend, Dtype::F32, rows, case.heads);
+    let bias = || case.reach.map(|_| table.view());
     let mut y = Tensor::new(backend, dtype, tokens, hidden);
     let mut lse = Tensor::new(backend, Dtype::F32, tokens, case.heads);
     let mut dqkv = Tensor::new(backend, dtype, tokens, 3 * hidden);
-    backend.attention(&op, &layout, qkv.view(), y.view_mut(), Some(lse.view_mut()));
+    backend.attention(&op, &layout, qkv.view(), bias(), y.view_mut(), Some(lse.view_mut()));
     let mut again = Tensor::new(backend, dtype, tokens, hidden);
-    backend.attention(&op, &layout, qkv.view(), again.view_mut(), None);
+    backend.attention(&op, &layout, qkv.view(), bias(), again.view_mut(), None);
     assert_eq!(bits(&y.to_host(backend)), bits(&again.to_host(backend)), "{case:?}: inference and training differ");
-    backend.attention_backward(&op, &layout, qkv.view(), y.view(), lse.view(), dy.view(), dqkv.view_mut());
-    [y, lse, dqkv].map(|t| t.to_host(backend))
+    let biased = bias().map(|b| (b, dbias.view_mut()));
+    backend.attention_backward(&op, &layout, qkv.view(), biased, y.view(), lse.view(), dy.view(), dqkv.view_mut());
+    [y, lse, dqkv, dbias].map(|t| t.to_host(backend))
 }
 
 fn bits(x: &[f32]) -> Vec<u32> {
@@ -82,7 +89,7 @@ fn agree(case: &Case, dtype: Dtype, bound: f64) {
     let reference = run(&Plain, case, dtype, &qkv, &dy);
     for level in Level::available() {
         let ours = run(&cpu(level, 2), case, dtype, &qkv, &dy);
-        for (name, (ours, reference)) in ["y", "lse", "dqkv"].into_iter().zip(ours.iter().zip(&reference)) {
+        for (name, (ours, reference)) in ["y", "lse", "dqkv", "dbias"].into_iter().zip(ours.iter().zip(&reference)) {
             let largest = reference.iter().fold(0.0f64, |a, &b| a.max(f64::from(b.abs())));
             for (i, (a, b)) in ours.iter().zip(reference).enumerate() {
                 let error = f64::from((a - b).abs()) / (largest + 1e-6);
@@ -108,6 +115,10 @@ fn agrees_with_the_plain_loops() {
     cases.push(Case { dropout: 0.5, visibility: Visibility::Window(9), rotary: Some(1e4), ..Case::new(&[9, 60, 2, 129], 3, 20) });
     cases.push(Case { scale: -0.3, ..Case::new(&[40, 5], 2, 24) });
     cases.push(Case { scale: 0.0, visibility: Visibility::Causal, ..Case::new(&[40, 5], 2, 24) });
+    for (reach, visibility) in [(1, Visibility::All), (9, Visibility::All), (200, Visibility::Causal), (30, Visibility::Window(20))] {
+        cases.push(Case { reach: Some(reach), visibility, ..Case::new(&[3, 130, 1, 64, 17, 0, 33], 2, 32) });
+    }
+    cases.push(Case { reach: Some(12), dropout: 0.3, rotary: Some(1e4), ..Case::new(&[9, 60, 2, 129], 3, 20) });
     for case in &cases {
         for dtype in [Dtype::F32, Dtype::Bf16] {
             agree(case, dtype, bound(dtype));
@@ -125,6 +136,9 @@ fn long_sequences_and_windows() {
         long(Visibility::Window(64), 0.1),
         long(Visibility::Window(300), 0.0),
         Case::new(&[1601], 1, 8), // more than one task
+        Case { reach: Some(128), ..Case::new(&[1601, 300], 1, 8) },
+        Case { reach: Some(1000), ..long(Visibility::Window(64), 0.1) },
+        Case { reach: Some(700), ..long(Visibility::Causal, 0.0) },
     ] {
         for dtype in [Dtype::F32, Dtype::Bf16] {
             agree(&case, dtype, bound(dtype));
@@ -157,7 +171,7 @@ fn nan_is_not_hidden() {
     let (mut qkv, dy) = case.inputs(Dtype::F32);
     qkv[20 * 48 + 16 + 3] = f32::NAN; // a key of the second sequence
     for level in Level::available() {
-        let [y, lse, dqkv] = run(&cpu(level, 1), &case, Dtype::F32, &qkv, &dy);
+        let [y, lse, dqkv, _] = run(&cpu(level, 1), &case, Dtype::F32, &qkv, &dy);
         assert!(y[..5 * 16].iter().chain(&dqkv[..5 * 48]).all(|v| v.is_finite()), "{}: NaN spread to another sequence", level.name());
         assert!(y[5 * 16..].iter().chain(&lse[5..]).all(|v| v.is_nan()), "{}: a NaN key gave numbers", level.name());
     }
@@ -166,8 +180,8 @@ fn nan_is_not_hidden() {
 #[test]
 fn threads_do_not_change_a_bit() {
     let lengths = [200, 3, 0, 77, 900, 31, 16];
-    for visibility in [Visibility::All, Visibility::Window(40)] {
-        let case = Case { visibility, dropout: 0.1, rotary: Some(1e4), ..Case::new(&lengths, 2, 32) };
+    for (visibility, reach) in [(Visibility::All, None), (Visibility::Window(40), None), (Visibility::All, Some(128))] {
+        let case = Case { visibility, reach, dropout: 0.1, rotary: Some(1e4), ..Case::new(&lengths, 2, 32) };
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let (qkv, dy) = case.inputs(dtype);
             for level in Level::available() {
@@ -185,13 +199,14 @@ fn threads_do_not_change_a_bit() {
 
 #[test]
 fn a_sequence_alone_has_the_bits_of_a_batch() {
-    let case = Case { rotary: Some(1e4), ..Case::new(&[35, 128, 1, 560, 18], 2, 64) };
-    let hidden = case.heads * case.head_dim;
-    for dtype in [Dtype::F32, Dtype::Bf16] {
+    let rotary = Case { rotary: Some(1e4), ..Case::new(&[35, 128, 1, 560, 18], 2, 64) };
+    let biased = Case { reach: Some(128), rotary: None, ..rotary.clone() };
+    for (case, dtype) in [(&rotary, Dtype::F32), (&rotary, Dtype::Bf16), (&biased, Dtype::F32), (&biased, Dtype::Bf16)] {
+        let hidden = case.heads * case.head_dim;
         let (qkv, dy) = case.inputs(dtype);
         for level in Level::available() {
             let cpu = cpu(level, 2);
-            let together = run(&cpu, &case, dtype, &qkv, &dy);
+            let together = run(&cpu, case, dtype, &qkv, &dy);
             let mut start = 0;
             for &length in &case.lengths {
                 let end = start + length;

@@ -34,6 +34,7 @@ fn layout() -> Layout {
         (4 * HIDDEN, HIDDEN), // gate and value
         (HIDDEN, 2 * HIDDEN), // output
         (1, VOCABULARY),      // bias of the vocabulary
+        (8, 3),               // what kinds of distance add
     ];
     let mut len = 0;
     let params = shapes.map(|(rows, cols)| {
@@ -74,7 +75,11 @@ fn step(cpu: &Cpu, dtype: Dtype) -> Vec<(&'static str, Vec<f32>)> {
         let qkv = tape.linear(&x, Linear { weight: params[5], bias: Some(params[6]), activation: None });
         let dropout = tape.dropout_at(0.1);
         let op = Attention { heads: 3, visibility: Visibility::All, rotary: Some(1e4), scale: 0.2, dropout };
-        let y = tape.attention(&qkv, &packed, op);
+        let y = tape.attention(&qkv, None, &packed, op);
+        let kinds: Vec<u32> = (0..101).map(|d| d * d % 8).collect();
+        let bias = tape.table(&cpu.indices(&kinds), kinds.len(), params[10]);
+        let biased = tape.attention(&qkv, Some(&bias), &packed, Attention { rotary: None, ..op });
+        let y = tape.add(&y, &biased);
         let dropout = tape.dropout_at(0.1);
         let (y, sum) = tape.norm_residual_sum(&y, &x, norm(dropout));
         let y = tape.linear(&y, Linear { weight: params[7], bias: None, activation: None });

@@ -40,6 +40,13 @@ static __device__ __forceinline__ void draw_tile(const Attention& a, u8* mask, u
     }
 }
 
+#ifdef BIASED
+// The biases of a tile's distances, in units of log₂: `to[column − row + ROWS − 1]`, where column 0 is `distance` places behind row 0.
+static __device__ __forceinline__ void start_biases(const Attention& a, float* to, u32 head, int distance) {
+    to[threadIdx.x] = bias_at(a, head, distance + int(threadIdx.x) - (ROWS - 1)) * log2_e();
+}
+#endif
+
 // A 16×16 operand from rows row.. and components 16 step...
 static __device__ __forceinline__ void load_a(u32 r[4], const T* tile, u32 row, u32 step) {
     const u32 lane = threadIdx.x % 32;
@@ -109,6 +116,9 @@ KERNEL(attention, Attention, 128) {
     T* ks = qs + TILE;
     T* vs = ks + 2 * TILE;
     u8* mask = reinterpret_cast<u8*>(vs + 2 * TILE);
+#ifdef BIASED
+    __shared__ float biases[2][2 * ROWS];
+#endif
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, d = a.head_dim, head = blockIdx.y, hidden = a.heads * d;
     const u32 sequence = a.tiles[2 * blockIdx.x], q0 = a.tiles[2 * blockIdx.x + 1];
     const u32 first = a.starts[sequence], n = a.starts[sequence + 1] - first, last = min(q0 + ROWS, n);
@@ -128,6 +138,9 @@ KERNEL(attention, Attention, 128) {
     u32 stage = 0;
     for (u32 j0 = low; j0 < high; j0 += ROWS, stage ^= 1) {
         if (drops) draw_tile(a, mask + stage * MASK, u64(first) + q0, head, j0);
+#ifdef BIASED
+        start_biases(a, biases[stage], head, int(j0) - int(q0));
+#endif
         cp_async_wait<0>();
         __syncthreads();  // the tile is there, and nobody reads the other stage any more
         if (j0 + ROWS < high) {
@@ -146,6 +159,9 @@ KERNEL(attention, Attention, 128) {
             for (int e = 0; e < 4; e++) {
                 const u32 i = q0 + warp * 16 + lane / 4 + e / 2 * 8, j = j0 + t * 8 + lane % 4 * 2 + e % 2;
                 s[t][e] *= scale;
+#ifdef BIASED
+                s[t][e] += biases[stage][j - j0 + ROWS - 1 - (i - q0)];
+#endif
                 if (cut && !(j < n && sees(a, i, j))) s[t][e] = -infinity();
                 most[e / 2] = fmaxf(most[e / 2], s[t][e]);
             }
@@ -200,7 +216,8 @@ KERNEL(attention, Attention, 128) {
     write_rows(a.out + u64(first) * hidden + head * d, hidden, q0 + warp * 16, n, d, o, scales);
 }
 
-// dq, and delta for the other half. Dynamic shared memory: queries, their dy; two stages of keys and values; two stages of draws.
+// dq, and delta for the other half. Dynamic shared memory: queries, their dy; two stages of keys and values; two stages of draws; slopes,
+// where a bias learns.
 KERNEL(attention_dq, Attention, 128) {
     DYNAMIC_SHARED(T, qs);
     __shared__ float deltas[ROWS];
@@ -208,6 +225,10 @@ KERNEL(attention_dq, Attention, 128) {
     T* ks = dys + TILE;
     T* vs = ks + 2 * TILE;
     u8* mask = reinterpret_cast<u8*>(vs + 2 * TILE);
+#ifdef BIASED
+    __shared__ float biases[2][2 * ROWS];
+    float* slopes = reinterpret_cast<float*>(mask + 2 * MASK);
+#endif
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, d = a.head_dim, head = blockIdx.y, hidden = a.heads * d;
     const u32 sequence = a.tiles[2 * blockIdx.x], q0 = a.tiles[2 * blockIdx.x + 1];
     const u32 first = a.starts[sequence], n = a.starts[sequence + 1] - first, last = min(q0 + ROWS, n);
@@ -254,6 +275,9 @@ KERNEL(attention_dq, Attention, 128) {
     u32 stage = 0;
     for (u32 j0 = low; j0 < high; j0 += ROWS, stage ^= 1) {
         if (drops) draw_tile(a, mask + stage * MASK, u64(first) + q0, head, j0);
+#ifdef BIASED
+        start_biases(a, biases[stage], head, int(j0) - int(q0));
+#endif
         cp_async_wait<0>();
         __syncthreads();
         if (j0 + ROWS < high) {
@@ -272,13 +296,25 @@ KERNEL(attention_dq, Attention, 128) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 const u32 r = warp * 16 + lane / 4 + e / 2 * 8, i = q0 + r, j = j0 + t * 8 + lane % 4 * 2 + e % 2;
-                float p = exp2f(s[t][e] * scale - lse[e / 2]), kept = 1.0f;
+                float score = s[t][e] * scale, kept = 1.0f;
+#ifdef BIASED
+                score += biases[stage][j - j0 + ROWS - 1 - r];
+#endif
+                float p = exp2f(score - lse[e / 2]);
                 if (cut && !(j < n && sees(a, i, j))) p = 0;
                 if (drops) kept = (mask[stage * MASK + r * OTHER + t] >> (lane % 4 * 2 + e % 2)) & 1 ? a.draws.scale : 0.0f;
-                s[t][e] = p * (kept * dp[t][e] - deltas[r]) * a.scale;
+                const float slope = p * (kept * dp[t][e] - deltas[r]);
+#ifdef BIASED
+                slopes[r * (ROWS + 1) + j - j0] = slope;
+#endif
+                s[t][e] = slope * a.scale;
             }
         }
         add_rows(dq, s, ks + stage * TILE);
+#ifdef BIASED
+        __syncthreads();
+        add_diagonals(a, head, slopes, ROWS, int(j0) - int(q0));
+#endif
     }
     const float one[2] = {1.0f, 1.0f};
     write_rows(a.out + first * pitch + head * d, pitch, q0 + warp * 16, n, d, dq, one);
@@ -293,6 +329,9 @@ KERNEL(attention_dkv, Attention, 128) {
     T* qs = vs + TILE;
     T* dys = qs + 2 * TILE;
     u8* mask = reinterpret_cast<u8*>(dys + 2 * TILE);
+#ifdef BIASED
+    __shared__ float biases[2][2 * ROWS];
+#endif
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, d = a.head_dim, head = blockIdx.y, hidden = a.heads * d;
     const u32 sequence = a.tiles[2 * blockIdx.x], k0 = a.tiles[2 * blockIdx.x + 1];
     const u32 first = a.starts[sequence], n = a.starts[sequence + 1] - first, last = min(k0 + ROWS, n);
@@ -315,6 +354,9 @@ KERNEL(attention_dkv, Attention, 128) {
     u32 stage = 0;
     for (u32 i0 = low; i0 < high; i0 += ROWS, stage ^= 1) {
         if (drops) draw_tile(a, mask + stage * MASK, u64(first) + i0, head, k0);
+#ifdef BIASED
+        start_biases(a, biases[stage], head, int(k0) - int(i0));
+#endif
         if (threadIdx.x < ROWS) {
             const u32 i = i0 + threadIdx.x;
             const u64 at = u64(first + i) * a.heads + head;
@@ -338,7 +380,11 @@ KERNEL(attention_dkv, Attention, 128) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 const u32 r = warp * 16 + lane / 4 + e / 2 * 8, j = k0 + r, c = t * 8 + lane % 4 * 2 + e % 2, i = i0 + c;
-                float p = exp2f(s[t][e] * scale - lses[stage][c]), kept = 1.0f;
+                float score = s[t][e] * scale, kept = 1.0f;
+#ifdef BIASED
+                score += biases[stage][r + ROWS - 1 - c];
+#endif
+                float p = exp2f(score - lses[stage][c]);
                 if (!(i < n && j < n && sees(a, i, j))) p = 0;
                 if (drops) kept = (mask[stage * MASK + c * OTHER + r / 8] >> (r % 8)) & 1 ? 1.0f : 0.0f;
                 const float slope = drops ? kept * a.draws.scale * dp[t][e] : dp[t][e];

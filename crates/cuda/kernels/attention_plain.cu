@@ -62,7 +62,10 @@ KERNEL(attention_plain, Attention, 256) {
             const u32 i = q0 + warp * EACH + e, j = j0 + lane;
             if (i >= n) continue;
             const bool seen = j < n && sees(a, i, j);
-            const float s = seen ? a.scale * dot(q + i * pitch, ks + lane * (d + 1), d) : -infinity();
+            float s = seen ? a.scale * dot(q + i * pitch, ks + lane * (d + 1), d) : -infinity();
+#ifdef BIASED
+            s += bias_at(a, head, int(j) - int(i));
+#endif
             const float most = warp_max(s);
             if (most == -infinity()) continue;
             const float m = fmaxf(largest[e], most), c = expf(largest[e] - m), p = expf(s - m);
@@ -103,6 +106,9 @@ KERNEL(attention_plain_dq, Attention, 256) {
     const T* q = a.qkv + first * pitch + head * d;
     float* ks = shared;
     float* vs = ks + OTHER * (d + 1);
+#ifdef BIASED
+    float* slopes = vs + OTHER * (d + 1);
+#endif
     float delta[EACH], acc[EACH][PARTS];
 #pragma unroll
     for (int e = 0; e < EACH; e++) {
@@ -127,20 +133,34 @@ KERNEL(attention_plain_dq, Attention, 256) {
 #pragma unroll
         for (int e = 0; e < EACH; e++) {
             const u32 i = q0 + warp * EACH + e, j = j0 + lane;
+#ifdef BIASED
+            slopes[(warp * EACH + e) * (OTHER + 1) + lane] = 0;
+#endif
             if (i >= n) continue;
             float ds = 0;
             if (j < n && sees(a, i, j)) {
-                const float s = a.scale * dot(q + i * pitch, ks + lane * (d + 1), d);
+                float s = a.scale * dot(q + i * pitch, ks + lane * (d + 1), d);
+#ifdef BIASED
+                s += bias_at(a, head, int(j) - int(i));
+#endif
                 const float p = expf(s - a.lse[u64(first + i) * a.heads + head]);
                 float dp = dot(a.dy + u64(first + i) * hidden + head * d, vs + lane * (d + 1), d);
                 if (a.draws.threshold) dp *= (kept_keys(a, first + i, head, j & ~7u) >> (j & 7)) & 1 ? a.draws.scale : 0.0f;
-                ds = p * (dp - delta[e]) * a.scale;
+                ds = p * (dp - delta[e]);
+#ifdef BIASED
+                slopes[(warp * EACH + e) * (OTHER + 1) + lane] = ds;
+#endif
+                ds *= a.scale;
             }
             weights[warp][lane] = ds;
             __syncwarp();
             add_rows(acc[e], weights[warp], ks, d, lane);
             __syncwarp();
         }
+#ifdef BIASED
+        __syncthreads();
+        add_diagonals(a, head, slopes, OTHER, int(j0) - int(q0));
+#endif
     }
 #pragma unroll
     for (int e = 0; e < EACH; e++) {
@@ -186,7 +206,11 @@ KERNEL(attention_plain_dkv, Attention, 256) {
             float p = 0, ds = 0;
             if (i < n && sees(a, i, j)) {
                 const u64 at = u64(first + i) * a.heads + head;
-                p = expf(a.scale * dot(q + j * pitch + hidden, qs + lane * (d + 1), d) - a.lse[at]);
+                float s = a.scale * dot(q + j * pitch + hidden, qs + lane * (d + 1), d);
+#ifdef BIASED
+                s += bias_at(a, head, int(j) - int(i));
+#endif
+                p = expf(s - a.lse[at]);
                 const float dp = dot(q + j * pitch + 2 * hidden, dys + lane * (d + 1), d);
                 float kept = 1.0f;
                 if (a.draws.threshold) kept = (kept_keys(a, first + i, head, j & ~7u) >> (j & 7)) & 1 ? a.draws.scale : 0.0f;

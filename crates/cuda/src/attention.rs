@@ -22,13 +22,15 @@ struct Parameters {
     delta: u64,
     starts: u64,
     tiles: u64,
+    bias: u64,
+    dbias: u64,
     draws: Draws,
     heads: u32,
     head_dim: u32,
     visibility: u32,
     window: u32,
     scale: f32,
-    unused: u32,
+    reach: u32,
 }
 
 #[repr(C)]
@@ -62,15 +64,19 @@ struct Choice {
 }
 
 impl Cuda {
-    fn choice(&self, dtype: Dtype, d: usize) -> Choice {
+    fn choice(&self, dtype: Dtype, d: usize, biased: bool) -> Choice {
         let head_dim = d.next_multiple_of(16);
+        // Backward keeps a tile of slopes where a bias learns.
+        let slopes = |columns: usize| if biased { ROWS * (columns + 1) * 4 } else { 0 };
         // Tiles of bf16 with 8 elements of padding a row, and two stages of draws.
         let tiles = |n: usize| n * ROWS * (head_dim + 8) * 2 + 2 * ROWS * ROWS / 8;
-        if dtype == Dtype::Bf16 && d.is_multiple_of(8) && d <= WIDEST[0] && tiles(6) <= self.shared_limit() {
-            return Choice { file: "attention", variant: Variant { dtype, head_dim }, threads: 128, shared: [tiles(5), tiles(6)] };
+        if dtype == Dtype::Bf16 && d.is_multiple_of(8) && d <= WIDEST[0] && tiles(6) + slopes(ROWS) <= self.shared_limit() {
+            let variant = Variant { dtype, head_dim, biased };
+            return Choice { file: "attention", variant, threads: 128, shared: [tiles(5), tiles(6) + slopes(ROWS)] };
         }
         assert!(d <= WIDEST[1], "attention: a head dimension of {d} is above {}, the most that this backend has a kernel for", WIDEST[1]);
-        Choice { file: "attention_plain", variant: dtype.into(), threads: 256, shared: [2 * 32 * (d + 1) * 4; 2] }
+        let rows = 2 * 32 * (d + 1) * 4;
+        Choice { file: "attention_plain", variant: Variant { biased, ..dtype.into() }, threads: 256, shared: [rows, rows + slopes(32)] }
     }
 
     fn run(&self, choice: &Choice, name: &'static str, tiles: usize, shared: usize, parameters: &Parameters) {
@@ -132,7 +138,7 @@ impl Cuda {
     }
 }
 
-fn parameters(op: &Attention, layout: &Packed<Cuda>, d: usize, tiles: u64, qkv: u64) -> Parameters {
+fn parameters(op: &Attention, layout: &Packed<Cuda>, d: usize, tiles: u64, qkv: u64, bias: Option<&View<Cuda>>) -> Parameters {
     let (visibility, window) = match op.visibility {
         Visibility::All => (0, 0),
         Visibility::Causal => (1, 0),
@@ -148,24 +154,35 @@ fn parameters(op: &Attention, layout: &Packed<Cuda>, d: usize, tiles: u64, qkv: 
         delta: 0,
         starts: starts(layout),
         tiles,
+        bias: address(bias),
+        dbias: 0,
         draws: Draws::of(op.dropout),
         heads: op.heads as u32,
         head_dim: d as u32,
         visibility,
         window,
         scale: op.scale,
-        unused: 0,
+        reach: bias.map_or(0, |b| b.rows / 2) as u32,
     }
 }
 
 impl AttentionOp for Cuda {
-    fn attention(&self, op: &Attention, layout: &Packed<Self>, qkv: View<Self>, y: ViewMut<Self>, lse: Option<ViewMut<Self>>) {
+    fn attention(
+        &self,
+        op: &Attention,
+        layout: &Packed<Self>,
+        qkv: View<Self>,
+        bias: Option<View<Self>>,
+        y: ViewMut<Self>,
+        lse: Option<ViewMut<Self>>,
+    ) {
         let d = y.cols / op.heads;
         let (tiles, count) = layout.starts.tiles(self, ROWS);
-        let choice = self.choice(qkv.dtype, d);
+        let choice = self.choice(qkv.dtype, d, bias.is_some());
         let turned = self.turned(op, layout, &qkv, d);
         let qkv = turned.as_ref().map_or(qkv.buffer.address(), |t| t.view().buffer.address());
-        let parameters = Parameters { out: y.buffer.address(), lse: address_mut(lse.as_ref()), ..parameters(op, layout, d, tiles, qkv) };
+        let base = parameters(op, layout, d, tiles, qkv, bias.as_ref());
+        let parameters = Parameters { out: y.buffer.address(), lse: address_mut(lse.as_ref()), ..base };
         let name = if choice.file == "attention" { "attention" } else { "attention_plain" };
         self.run(&choice, name, count, choice.shared[0], &parameters);
     }
@@ -175,6 +192,7 @@ impl AttentionOp for Cuda {
         op: &Attention,
         layout: &Packed<Self>,
         qkv: View<Self>,
+        bias: Option<(View<Self>, ViewMut<Self>)>,
         y: View<Self>,
         lse: View<Self>,
         dy: View<Self>,
@@ -182,7 +200,11 @@ impl AttentionOp for Cuda {
     ) {
         let d = y.cols / op.heads;
         let (tiles, count) = layout.starts.tiles(self, ROWS);
-        let choice = self.choice(qkv.dtype, d);
+        let choice = self.choice(qkv.dtype, d, bias.is_some());
+        let (bias, dbias) = bias.unzip();
+        // A block sums the slopes of its queries at every distance; the blocks' sums are added in order.
+        let distances = bias.as_ref().map_or(0, |b| b.rows * b.cols);
+        let partial = dbias.as_ref().map(|_| self.zeros(Dtype::F32, count * distances));
         let turned = self.turned(op, layout, &qkv, d);
         let from = turned.as_ref().map_or(qkv.buffer.address(), |t| t.view().buffer.address());
         let delta = self.alloc(Dtype::F32, y.rows * op.heads);
@@ -193,7 +215,8 @@ impl AttentionOp for Cuda {
             out,
             lse: address(Some(&lse)),
             delta: delta.address(),
-            ..parameters(op, layout, d, tiles, from)
+            dbias: partial.as_ref().map_or(0, Buffer::address),
+            ..parameters(op, layout, d, tiles, from, bias.as_ref())
         };
         let names =
             if choice.file == "attention" { ["attention_dq", "attention_dkv"] } else { ["attention_plain_dq", "attention_plain_dkv"] };
@@ -202,5 +225,9 @@ impl AttentionOp for Cuda {
             self.run(&choice, name, count, choice.shared[1], &parameters);
         }
         self.turn(op, layout, qkv.dtype, out, out, d, -1.0);
+        if let (Some(dbias), Some(partial)) = (dbias, partial) {
+            self.clear(dbias.buffer, 0..distances);
+            self.add_partials(partial.address(), distances, count, dbias.buffer.address(), distances);
+        }
     }
 }

@@ -250,7 +250,7 @@ impl std::fmt::Debug for Cuda {
 
 impl From<Dtype> for Variant {
     fn from(dtype: Dtype) -> Self {
-        Variant { dtype, head_dim: 0 }
+        Variant { dtype, head_dim: 0, biased: false }
     }
 }
 

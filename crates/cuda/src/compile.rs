@@ -56,6 +56,9 @@ pub fn definitions(variant: Variant) -> Vec<String> {
     if variant.dtype == Dtype::Bf16 {
         definitions.push("-DELEMENT_BF16".into());
     }
+    if variant.biased {
+        definitions.push("-DBIASED".into());
+    }
     definitions
 }
 

@@ -11,6 +11,8 @@ pub struct Variant {
     pub dtype: Dtype,
     /// The head dimension that attention's tiles are made for; 0 in other files.
     pub head_dim: usize,
+    /// Whether attention's scores have a bias by distance.
+    pub biased: bool,
 }
 
 /// A kernel by name.

@@ -11,6 +11,7 @@ use crate::adaptation::{Adaptation, LowRank, Update};
 use crate::blueprint::{Blueprint, Mlp, NormPlacement};
 use crate::params::{Init, ParamTable, Role};
 use crate::registry::Family;
+use crate::relative::Distances;
 
 /// W and b of a linear map, with what is added to parts of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -190,7 +191,7 @@ impl Block {
     }
 
     /// Attention of x [T, H] → [T, H], before the residual sum.
-    fn attend<B: Backend>(&self, tape: &mut Tape<'_, B>, x: &Var<B>, layout: &Packed<B>) -> Var<B> {
+    fn attend<B: Backend>(&self, tape: &mut Tape<'_, B>, x: &Var<B>, layout: &Packed<B>, distances: Option<&Distances<B>>) -> Var<B> {
         let qkv = self.qkv.run(tape, x, None); // [T, 3H]
         let op = Attention {
             heads: self.rules.heads,
@@ -199,7 +200,8 @@ impl Block {
             scale: 1.0 / (self.rules.head_dim as f32).sqrt(),
             dropout: tape.dropout_at(self.rules.attention_dropout),
         };
-        let context = tape.attention(&qkv, layout, op); // [T, H]
+        let bias = distances.map(|d| d.bias(tape));
+        let context = tape.attention(&qkv, bias.as_ref(), layout, op); // [T, H]
         self.out.run(tape, &context, None)
     }
 
@@ -224,8 +226,14 @@ impl Block {
     }
 
     /// The layer on one tensor, the last sublayer's output added in. // [T, H] → [T, H]
-    pub(crate) fn forward_whole<B: Backend>(&self, tape: &mut Tape<'_, B>, x: &Var<B>, layout: &Packed<B>) -> Var<B> {
-        let y = self.forward(tape, &Stream { residual: x.clone(), pending: None }, layout);
+    pub(crate) fn forward_whole<B: Backend>(
+        &self,
+        tape: &mut Tape<'_, B>,
+        x: &Var<B>,
+        layout: &Packed<B>,
+        distances: Option<&Distances<B>>,
+    ) -> Var<B> {
+        let y = self.forward(tape, &Stream { residual: x.clone(), pending: None }, layout, distances);
         let Some(pending) = &y.pending else { return y.residual };
         let dropout = tape.dropout_at(self.rules.hidden_dropout);
         let pending = tape.dropout(pending, dropout);
@@ -233,10 +241,16 @@ impl Block {
     }
 
     /// The layer on a stream.
-    pub(crate) fn forward<B: Backend>(&self, tape: &mut Tape<'_, B>, x: &Stream<B>, layout: &Packed<B>) -> Stream<B> {
+    pub(crate) fn forward<B: Backend>(
+        &self,
+        tape: &mut Tape<'_, B>,
+        x: &Stream<B>,
+        layout: &Packed<B>,
+        distances: Option<&Distances<B>>,
+    ) -> Stream<B> {
         match self.rules.placement {
             NormPlacement::Post => {
-                let attended = self.attend(tape, &x.residual, layout);
+                let attended = self.attend(tape, &x.residual, layout, distances);
                 let op = self.norm(tape, self.attention_norm.expect("post-norm layers have both norms"));
                 let middle = tape.norm_residual(&attended, &x.residual, op);
                 let fed = self.feed(tape, &middle);
@@ -255,7 +269,7 @@ impl Block {
                     }
                     (_, None) => (x.residual.clone(), x.residual.clone()),
                 };
-                let attended = self.attend(tape, &normed, layout);
+                let attended = self.attend(tape, &normed, layout, distances);
                 let op = self.norm(tape, self.mlp_norm);
                 let (normed, residual) = tape.norm_residual_sum(&attended, &residual, op);
                 let fed = self.feed(tape, &normed);

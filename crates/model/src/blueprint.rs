@@ -5,6 +5,8 @@ use cloze_tensor::ops::attention::Visibility;
 use cloze_tensor::ops::norm::NormKind;
 use cloze_tensor::ops::pool::Pool;
 
+use crate::relative::RelativeBias;
+
 /// Where the norms stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormPlacement {
@@ -107,6 +109,8 @@ pub struct Blueprint {
     pub task_type_vocab_size: usize,
     /// How a token knows its place.
     pub position: Position,
+    /// What the distance of a key adds to its score, in all layers.
+    pub relative: Option<RelativeBias>,
     /// Layers that do not see the whole sequence.
     pub local: Option<Local>,
     /// Which norm.
@@ -163,6 +167,7 @@ impl Blueprint {
             type_vocab_size: 2,
             task_type_vocab_size: 0,
             position: Position::Learned { max: 512, offset: 0 },
+            relative: None,
             local: None,
             norm: NormKind::LayerNorm,
             norm_placement: NormPlacement::Post,
@@ -299,6 +304,9 @@ impl Blueprint {
         }
         if self.local.is_some_and(|l| l.global_every == 0 || l.window > 1 << 20) {
             return Some(format!("local layers {:?}", self.local));
+        }
+        if let Some(fault) = self.relative.and_then(|r| r.fault()) {
+            return Some(fault);
         }
         match self.position {
             Position::Rotary { .. } if !self.head_dim().is_multiple_of(2) => {

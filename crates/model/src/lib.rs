@@ -16,6 +16,7 @@ mod model;
 pub mod onnx;
 pub mod params;
 pub mod registry;
+pub mod relative;
 mod shared;
 pub mod transformer;
 

@@ -171,7 +171,7 @@ impl Family {
 }
 
 /// All families.
-pub static FAMILIES: [&Family; 13] = [
+pub static FAMILIES: [&Family; 14] = [
     &crate::family::bert::BERT,
     &crate::family::roberta::ROBERTA,
     &crate::family::roberta::XLM_ROBERTA,
@@ -185,6 +185,7 @@ pub static FAMILIES: [&Family; 13] = [
     &crate::family::roformer::ROFORMER,
     &crate::family::nomic_bert::NOMIC_BERT,
     &crate::family::gte::GTE,
+    &crate::family::mpnet::MPNET,
 ];
 
 /// The family of that `model_type`.

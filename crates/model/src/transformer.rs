@@ -7,6 +7,7 @@ use cloze_tensor::{Backend, Packed, Param, Sequences, Tape, Var};
 use crate::block::{Block, Builder, Dense, Scale, Stream};
 use crate::blueprint::{Blueprint, NormPlacement, Position};
 use crate::params::{Init, Role};
+use crate::relative::{Distances, RelativeBias};
 
 /// A packed batch on the device, as the body takes it.
 pub struct Input<B: Backend> {
@@ -34,6 +35,8 @@ pub struct Transformer {
     task: Option<Param>,
     embedding_norm: Option<Scale>,
     projection: Option<Dense>,
+    /// Buckets of distances, and what they add to the scores of all layers. // [buckets, N]
+    relative: Option<(RelativeBias, Param)>,
     /// In the order in which they run; the layers of a group are the same block.
     blocks: Vec<Block>,
     final_norm: Option<Scale>,
@@ -56,11 +59,15 @@ impl Transformer {
             .then(|| b.table.add("embeddings.task.weight", blueprint.task_type_vocab_size, e, init, Role::Table));
         let embedding_norm = blueprint.embedding_norm.then(|| b.scale("embeddings.norm", e));
         let projection = blueprint.embedding_projection.then(|| b.dense("embeddings.projection", h, e, true, Role::Table));
+        let relative = blueprint.relative.map(|relative| {
+            let heads = blueprint.num_attention_heads;
+            (relative, b.table.add("embeddings.relative.weight", relative.buckets, heads, init, Role::Table))
+        });
         let groups: Vec<Block> = (0..blueprint.num_hidden_groups).map(|i| Block::new(b, i)).collect();
         let blocks = (0..blueprint.num_hidden_layers).map(|i| groups[blueprint.group_of(i)]).collect();
         let final_norm = (blueprint.norm_placement == NormPlacement::Pre).then(|| b.scale("final_norm", h));
         let embedding = Embedding { word, position, position_offset, segment };
-        Self { embedding, task, embedding_norm, projection, blocks, final_norm, blueprint }
+        Self { embedding, task, embedding_norm, projection, relative, blocks, final_norm, blueprint }
     }
 
     /// The word embedding table. // [V, E]
@@ -129,15 +136,16 @@ impl Transformer {
             None => dropped.clone(),
         };
         drop(dropped);
+        let distances = self.relative.map(|(relative, table)| Distances::new(tape.backend(), relative, table));
         let mut stream = Stream { residual: projected, pending: None };
         see(tape, &stream);
         for &block in &self.blocks {
             stream = if recompute && tape.is_recording() {
-                let layout = input.layout.clone();
-                let whole = tape.recompute(&stream.residual, move |tape, x| block.forward_whole(tape, x, &layout));
+                let (layout, distances) = (input.layout.clone(), distances.clone());
+                let whole = tape.recompute(&stream.residual, move |tape, x| block.forward_whole(tape, x, &layout, distances.as_ref()));
                 Stream { residual: whole, pending: None }
             } else {
-                block.forward(tape, &stream, &input.layout)
+                block.forward(tape, &stream, &input.layout, distances.as_ref())
             };
             see(tape, &stream);
         }

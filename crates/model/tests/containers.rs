@@ -116,6 +116,24 @@ fn a_sentence_folder_in_its_new_form() {
     assert_eq!(m.prompts.get("query").map(String::as_str), Some("the cat "));
 }
 
+/// As all-mpnet-base-v2 is published: config.json names the class that the body came from.
+#[test]
+fn a_sentence_folder_without_the_head_that_it_announces_is_a_body() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["modules.json", "model.safetensors"] {
+        std::fs::copy(fixture("sentence-mpnet").join(file), folder.path().join(file)).unwrap();
+    }
+    let config = std::fs::read_to_string(fixture("sentence-mpnet/config.json")).unwrap();
+    std::fs::write(folder.path().join("config.json"), config.replace("MPNetModel", "MPNetForMaskedLM")).unwrap();
+    let loaded = load(folder.path()).unwrap();
+    assert!(!loaded.model.heads.masked_lm && loaded.model.heads.summary, "{:?}", loaded.model.heads);
+    assert!(loaded.report.new.is_empty() && loaded.report.unused.is_empty(), "{:?}", loaded.report);
+    // Elsewhere a head that is announced and missing is named.
+    std::fs::remove_file(folder.path().join("modules.json")).unwrap();
+    let loaded = load(folder.path()).unwrap();
+    assert!(loaded.model.heads.masked_lm && loaded.report.new.iter().any(|n| n == "mlm.dense.weight"), "{:?}", loaded.report);
+}
+
 #[test]
 fn a_sentence_folder_reads_back() {
     let mut model = SentenceModel::read(&fixture("sentence")).unwrap().unwrap().model;

@@ -234,6 +234,24 @@ fn everything<B: Backend>(backend: &B, bound: f32) {
     }
 }
 
+/// Near and far, beyond the last bucket, too.
+#[test]
+fn distances_fall_into_the_buckets_of_transformers() {
+    let mut compared = 0;
+    for family in FAMILIES {
+        let g = Golden::of(family, Class::MaskedLm);
+        let blueprint = load(g.folder.path()).unwrap().model.blueprint;
+        let expected = g.common.read_u32("buckets");
+        assert_eq!(blueprint.relative.is_some(), expected.is_some(), "{}", family.model_type);
+        let Some((relative, expected)) = blueprint.relative.zip(expected) else { continue };
+        let far = (expected.len() / 2) as isize;
+        let ours: Vec<u32> = (-far..=far).map(|distance| relative.bucket(distance) as u32).collect();
+        assert_eq!(ours, expected, "{}", family.model_type);
+        compared += 1;
+    }
+    assert!(compared > 0);
+}
+
 /// transformers computes rotary angles in f32, whatever the model's type: this is its error, not the reference's.
 #[test]
 fn the_reference_equals_transformers() {

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use cloze_model::files::config::Config;
 use cloze_model::files::safetensors::{OutTensor, OutValues, TensorFiles, write};
 use cloze_model::load;
+use cloze_model::registry::family;
 use cloze_tensor::random::{Key, Stream};
 use serde_json::{Value, json};
 
@@ -39,6 +41,23 @@ impl Folder {
     /// The error of loading it.
     fn error(&self) -> String {
         load(self.folder.path()).err().map_or_else(|| "it loaded".into(), |error| error.to_string())
+    }
+}
+
+#[test]
+fn what_a_blueprint_cannot_say_is_refused_by_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(fixture("families/mpnet/config.json")).unwrap()).unwrap();
+    let blueprint = |config: &Value| {
+        std::fs::write(&path, config.to_string()).unwrap();
+        (family("mpnet").unwrap().blueprint)(&Config::read(&path).unwrap())
+    };
+    assert!(blueprint(&config).unwrap().relative.is_some());
+    config["relative_attention_num_buckets"] = json!(16);
+    let error = blueprint(&config).unwrap_err().to_string();
+    for part in ["config.json", "relative_attention_num_buckets", "16", "32"] {
+        assert!(error.contains(part), "{error}");
     }
 }
 

@@ -19,5 +19,5 @@ pub use backend::{Backend, Packed, Storage};
 pub use dtype::Dtype;
 pub use frozen::{Frozen, Operands};
 pub use sequences::Sequences;
-pub use tape::{Dropout, Reverse, Tape, Var};
+pub use tape::{Dropout, Reverse, Tape, Var, Watched};
 pub use tensor::{Param, Target, Tensor, View, ViewMut, Weights, Write};

@@ -33,6 +33,16 @@ impl<B: Backend> std::ops::Deref for Var<B> {
     }
 }
 
+/// What an attention got.
+pub struct Watched<B: Backend> {
+    /// Which attention.
+    pub op: Attention,
+    /// Queries, keys and values. // [T, 3H]
+    pub qkv: Var<B>,
+    /// The bias of its scores by distance. // f32 [2R + 1, N]
+    pub bias: Option<Var<B>>,
+}
+
 /// Dropout of one place of the model: each element is dropped with `probability` by its own draw of `key`.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
@@ -87,7 +97,7 @@ pub struct Tape<'a, B: Backend> {
     roots: HashMap<usize, Tensor<B>>,
     next_id: usize,
     next_place: u32,
-    watched: Option<Vec<(Attention, Var<B>)>>,
+    watched: Option<Vec<Watched<B>>>,
     /// How many attentions have run.
     attentions: usize,
     /// Heads whose output counts as zero: which attention, which of its heads.
@@ -150,8 +160,8 @@ impl<'a, B: Backend> Tape<'a, B> {
         self.watched = Some(Vec::new());
     }
 
-    /// What the attentions got since [`Tape::watch_attention`], in the order they ran. // each [T, 3H]
-    pub fn watched_attention(&mut self) -> Vec<(Attention, Var<B>)> {
+    /// What the attentions got since [`Tape::watch_attention`], in the order they ran.
+    pub fn watched_attention(&mut self) -> Vec<Watched<B>> {
         self.watched.take().unwrap_or_default()
     }
 
@@ -163,9 +173,9 @@ impl<'a, B: Backend> Tape<'a, B> {
     }
 
     /// An attention runs; the heads of it that are off.
-    pub(crate) fn see_attention(&mut self, op: Attention, qkv: &Var<B>) -> Vec<usize> {
+    pub(crate) fn see_attention(&mut self, op: Attention, qkv: &Var<B>, bias: Option<&Var<B>>) -> Vec<usize> {
         if let Some(watched) = &mut self.watched {
-            watched.push((op, qkv.clone()));
+            watched.push(Watched { op, qkv: qkv.clone(), bias: bias.cloned() });
         }
         let place = self.attentions;
         self.attentions += 1;

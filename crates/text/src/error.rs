@@ -37,7 +37,7 @@ pub enum Error {
         reason: String,
     },
     /// A file whose format is neither given nor told by its name.
-    #[error("cannot tell the format of {}; name it: txt, jsonl, csv, tsv or parquet", path.display())]
+    #[error("cannot tell the format of {}; name it: txt, jsonl, csv, tsv or parquet; rows of tasks may be json, conll or conllu, too", path.display())]
     UnknownFormat {
         /// The file.
         path: PathBuf,

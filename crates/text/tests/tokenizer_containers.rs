@@ -81,9 +81,34 @@ fn byte_level_bpe_without_a_tokenizer_json() {
     assert_eq!(ours.ids, ids(pair));
 }
 
+/// With a config that names the class, and with the vocabulary alone.
+#[test]
+fn wordpiece_between_robertas_special_tokens() {
+    let bare = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture("mpnet/vocab.txt"), bare.path().join("vocab.txt")).unwrap();
+    for folder in [fixture("mpnet"), bare.path().to_owned()] {
+        let tokenizer = Tokenizer::load(&folder).unwrap();
+        let special = tokenizer.special();
+        assert_eq!((special.cls, special.pad, special.sep), (Some(0), Some(1), Some(2)));
+        assert_eq!(special.mask.map(|id| id as usize + 1), Some(tokenizer.vocab_size()));
+        assert_eq!(special.unk, tokenizer.token_to_id("[UNK]"));
+        for row in rows("mpnet") {
+            let text = row["text"].as_str().unwrap();
+            let encoding = tokenizer.encode(text, true).unwrap();
+            assert_eq!(encoding.ids, ids(&row), "{text:?}");
+            assert_eq!(encoding.char_offsets(text), offsets(&row), "{text:?}");
+        }
+        let golden: Value = serde_json::from_slice(&std::fs::read(fixture("golden.json")).unwrap()).unwrap();
+        let pair = &golden["mpnet"]["pair"];
+        let ours = tokenizer.encode_pair(pair["first"].as_str().unwrap(), pair["second"].as_str().unwrap(), None).unwrap();
+        assert_eq!(ours.ids, ids(pair));
+        assert!(ours.token_type_ids.iter().all(|t| *t == 0));
+    }
+}
+
 #[test]
 fn what_is_converted_is_saved_and_read_back() {
-    for name in ["unigram", "bpe", "xlmr", "bytes"] {
+    for name in ["unigram", "bpe", "xlmr", "bytes", "mpnet"] {
         let tokenizer = Tokenizer::load(fixture(name)).unwrap();
         let folder = tempfile::tempdir().unwrap();
         tokenizer.save(folder.path()).unwrap();

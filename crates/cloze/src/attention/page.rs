@@ -1,6 +1,6 @@
 //! The attention of some texts as one HTML file that loads nothing from elsewhere.
 //!
-//! The page carries q and k of every head; products, scaled scores and softmax are computed in the browser by the formulas that it shows.
+//! The page carries q and k of every head, and the bias of its scores; products, scaled scores and softmax are computed in the browser by the formulas that it shows.
 //! Its drawings are those of the playground: `web/` builds `assets/attention.html`.
 
 use base64::Engine as _;
@@ -39,6 +39,9 @@ struct Layer {
     /// Base64 of little-endian f32. // `[N, T, D]`
     q: String,
     k: String,
+    /// The bias by distance, from −(T − 1) to T − 1; absent where there is none. // `[N, 2T − 1]`
+    #[serde(skip_serializing_if = "String::is_empty")]
+    bias: String,
 }
 
 /// The page for a model's texts.
@@ -57,18 +60,20 @@ fn text(shown: &Shown) -> Value {
 
 fn layer(seen: &Attention, at: usize) -> Option<Layer> {
     let (visibility, scale) = seen.rules(at)?;
-    let (mut q, mut k) = (Vec::new(), Vec::new());
+    let (mut q, mut k, mut bias) = (Vec::new(), Vec::new(), Vec::new());
+    let bytes = |&x: &f64| (x as f32).to_le_bytes();
     for head in (0..seen.heads(at)).filter_map(|h| seen.head(at, h)) {
-        for (bytes, rows) in [(&mut q, &head.q), (&mut k, &head.k)] {
-            bytes.extend(rows.iter().flatten().flat_map(|&x| (x as f32).to_le_bytes()));
-        }
+        q.extend(head.q.iter().flatten().flat_map(bytes));
+        k.extend(head.k.iter().flatten().flat_map(bytes));
+        bias.extend(head.bias.iter().flat_map(bytes));
     }
     let window = match visibility {
         Visibility::Window(w) => Some(w),
         Visibility::All | Visibility::Causal => None,
     };
     let causal = visibility == Visibility::Causal;
-    Some(Layer { heads: seen.heads(at), scale, window, causal, q: BASE64_STANDARD.encode(q), k: BASE64_STANDARD.encode(k) })
+    let [q, k, bias] = [q, k, bias].map(|bytes| BASE64_STANDARD.encode(bytes));
+    Some(Layer { heads: seen.heads(at), scale, window, causal, q, k, bias })
 }
 
 #[cfg(test)]

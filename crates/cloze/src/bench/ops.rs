@@ -155,10 +155,11 @@ impl Bench<'_> {
         let [mut y, dy] = [0; 2].map(|_| self.tensor(backend, t, h));
         let mut lse = Tensor::new(backend, Dtype::F32, t, self.heads);
         let flops = 4 * t * length * h;
-        let seconds = self.seconds(backend, &probe, || backend.attention(&op, &layout, qkv.view(), y.view_mut(), Some(lse.view_mut())));
+        let seconds =
+            self.seconds(backend, &probe, || backend.attention(&op, &layout, qkv.view(), None, y.view_mut(), Some(lse.view_mut())));
         add("attention", seconds, flops, 0);
         let seconds = self.seconds(backend, &probe, || {
-            backend.attention_backward(&op, &layout, qkv.view(), y.view(), lse.view(), dy.view(), dqkv.view_mut());
+            backend.attention_backward(&op, &layout, qkv.view(), None, y.view(), lse.view(), dy.view(), dqkv.view_mut());
         });
         add("attention, backward", seconds, flops * 5 / 2, 0);
         drop((qkv, dqkv, lse));

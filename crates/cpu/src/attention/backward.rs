@@ -26,6 +26,8 @@ pub(super) struct Backward<'a, T> {
     pub(super) lse: &'a [f32],
     pub(super) dy: &'a [T],
     pub(super) dqkv: &'a SharedMut<'a, T>,
+    /// Partial gradients of a bias; see [`super::bias::Bias::place`].
+    pub(super) partials: &'a SharedMut<'a, f32>,
     pub(super) sequence: Range<usize>,
     pub(super) head: usize,
     pub(super) scratch: &'a mut Scratch,
@@ -48,6 +50,7 @@ fn backward<S: Simd, E: Element, T: Lane>(s: S, task: Backward<'_, T>) {
     let padded = n.next_multiple_of(16);
     let stride = padded.min(KEYS) + 16;
     let apart = E::PER_WORD == 2; // rows and columns are different forms
+    let distances = (n + padded).next_multiple_of(16);
     let columns = |count: usize| if apart { sizes.columns::<E>(count) } else { 0 };
     let pieces = [
         sizes.transposed::<S>(padded),
@@ -64,11 +67,15 @@ fn backward<S: Simd, E: Element, T: Lane>(s: S, task: Backward<'_, T>) {
         padded * sizes.wide,
         padded * sizes.wide,
         if call.drop.is_some() { 4 * (QUERIES * stride.div_ceil(8) + draws::SLACK) } else { 0 },
+        // The biases, and the gradients of those of even and of odd rows: a row does not wait for what the one before has just stored.
+        if call.bias.is_some() { distances } else { 0 },
+        if call.bias.is_some() { 2 * distances } else { 0 },
     ];
-    let [kt, vt, k, q, q_columns, dy, dy_columns, stage, p, ds, dq, dk, dv, drawn] = task.scratch.pieces(pieces);
+    let [kt, vt, k, q, q_columns, dy, dy_columns, stage, p, ds, dq, dk, dv, drawn, bias, dbias] = task.scratch.pieces(pieces);
     let (q_columns, dy_columns) = if apart { (q_columns, dy_columns) } else { (q, dy) };
     let (p, ds, dq, dk, dv): (*mut f32, *mut f32, *mut f32, *mut f32, *mut f32) = (p.cast(), ds.cast(), dq.cast(), dk.cast(), dv.cast());
     let source = |which: usize| call.source(&task.sequence, head, which);
+    let (bias, dbias): (*mut f32, *mut f32) = (bias.cast(), dbias.cast());
     let start = task.sequence.start * call.hidden + head * call.head_dim;
     let of_y = |data| Source { data, stride: call.hidden, start, turns: None };
     let wide = sizes.wide;
@@ -79,6 +86,12 @@ fn backward<S: Simd, E: Element, T: Lane>(s: S, task: Backward<'_, T>) {
         for i in (0..padded * wide).step_by(S::LANES) {
             s.store_ptr(dk.add(i), s.zero());
             s.store_ptr(dv.add(i), s.zero());
+        }
+        if let Some(table) = &call.bias {
+            table.spread(head, n as isize - 1, distances, bias);
+            for i in (0..2 * distances).step_by(S::LANES) {
+                s.store_ptr(dbias.add(i), s.zero());
+            }
         }
         for i in (0..n).step_by(QUERIES) {
             let rows = (n - i).min(QUERIES);
@@ -106,7 +119,10 @@ fn backward<S: Simd, E: Element, T: Lane>(s: S, task: Backward<'_, T>) {
                 for r in (0..rows).step_by(E::PER_WORD) {
                     let row = |r: usize| {
                         let seen = see.keys(i + r, n);
+                        let distance = (first + n - 1).wrapping_sub(i + r);
                         Row {
+                            bias: bias.wrapping_add(distance),
+                            dbias: dbias.wrapping_add(r % 2 * distances).wrapping_add(distance),
                             p: p.wrapping_add(r * stride),
                             ds: ds.wrapping_add(r * stride),
                             seen: if r < rows {
@@ -119,10 +135,12 @@ fn backward<S: Simd, E: Element, T: Lane>(s: S, task: Backward<'_, T>) {
                             drop: call.drop.as_ref().map(|d| (d, drawn.wrapping_add(4 * r * blocks).cast_const().cast())),
                         }
                     };
-                    if apart {
-                        weights_of_two(s, vectors, call.op.scale, &row(r), &row(r + 1));
-                    } else {
-                        weights_of_one(s, vectors, call.op.scale, &row(r));
+                    let scale = call.op.scale;
+                    match (apart, call.bias.is_some()) {
+                        (true, false) => weights_of_two::<S, false>(s, vectors, scale, &row(r), &row(r + 1)),
+                        (true, true) => weights_of_two::<S, true>(s, vectors, scale, &row(r), &row(r + 1)),
+                        (false, false) => weights_of_one::<S, false>(s, vectors, scale, &row(r)),
+                        (false, true) => weights_of_one::<S, true>(s, vectors, scale, &row(r)),
                     }
                 }
                 // The rows of the tiles are the depth now: dv += pᵀ·dy, dk += dsᵀ·q.
@@ -144,6 +162,14 @@ fn backward<S: Simd, E: Element, T: Lane>(s: S, task: Backward<'_, T>) {
                 give(s, &task, i + r, 0, dq.add(r * wide), call.op.scale);
             }
         }
+        if let Some(table) = &call.bias {
+            let (even, odd) = (std::slice::from_raw_parts_mut(dbias, distances), dbias.add(distances).cast_const());
+            for (i, sum) in even.iter_mut().enumerate() {
+                *sum += odd.add(i).read();
+            }
+            // Each head of a sequence has a place of its own.
+            table.fold(n, even, task.partials.slice(table.place(&task.sequence, head)));
+        }
         let kept = call.drop.as_ref().map_or(1.0, |d| d.scale);
         for j in 0..n {
             ahead(s, &task, j + 8..(j + 9).min(n), 1);
@@ -161,44 +187,52 @@ struct Row<'a> {
     seen: Range<usize>,
     lse: f32,
     delta: f32,
+    bias: *const f32,
+    dbias: *mut f32, // added to
     drop: Option<(&'a DropRule, *const bf16)>,
 }
 
 /// dropout(p) and ds = p (dropout(dp) − delta) of vector `v`.
 #[inline(always)]
-unsafe fn weights<S: Simd>(s: S, v: usize, scale: S::F, row: &Row<'_>) -> (S::F, S::F) {
+unsafe fn weights<S: Simd, const BIASED: bool>(s: S, v: usize, scale: S::F, row: &Row<'_>) -> (S::F, S::F) {
     let at = v * S::LANES;
     if at + S::LANES <= row.seen.start || at >= row.seen.end {
         return (s.zero(), s.zero());
     }
     // SAFETY: the vector lies in the row, and its draws exist.
     unsafe {
-        let score = s.mul(s.load_ptr(row.p.add(at)), scale);
+        let score = s.load_ptr(row.p.add(at));
+        let score = if BIASED { s.mul_add(score, scale, s.load_ptr(row.bias.add(at))) } else { s.mul(score, scale) };
         let mut p = math::exp(s, s.sub(score, s.splat(row.lse)));
         if at < row.seen.start || at + S::LANES > row.seen.end {
             p = s.select(inside(s, at, &row.seen), p, s.zero());
         }
         let dp = s.load_ptr(row.ds.add(at));
         let delta = s.splat(row.delta);
-        match row.drop {
+        let (p, ds) = match row.drop {
             Some((drop, draws)) => {
                 let dropped = drop.dropped(s, draws.add(at));
                 let kept = s.select(dropped, s.zero(), s.mul(dp, s.splat(drop.scale)));
                 (s.select(dropped, s.zero(), p), s.mul(p, s.sub(kept, delta)))
             }
             None => (p, s.mul(p, s.sub(dp, delta))),
+        };
+        if BIASED {
+            let sum = row.dbias.add(at);
+            s.store_ptr(sum, s.add(s.load_ptr(sum), ds));
         }
+        (p, ds)
     }
 }
 
 /// A row of f32: each result takes the place of what it was computed from.
 #[inline(always)]
-unsafe fn weights_of_one<S: Simd>(s: S, vectors: usize, scale: f32, row: &Row<'_>) {
+unsafe fn weights_of_one<S: Simd, const BIASED: bool>(s: S, vectors: usize, scale: f32, row: &Row<'_>) {
     let scale = s.splat(scale);
     for v in 0..vectors {
         // SAFETY: the rows have `vectors` vectors.
         unsafe {
-            let (p, ds) = weights(s, v, scale, row);
+            let (p, ds) = weights::<S, BIASED>(s, v, scale, row);
             s.store_ptr(row.p.add(v * S::LANES), p);
             s.store_ptr(row.ds.add(v * S::LANES), ds);
         }
@@ -208,17 +242,17 @@ unsafe fn weights_of_one<S: Simd>(s: S, vectors: usize, scale: f32, row: &Row<'_
 /// Two rows of bf16: p of both in pairs where the first row's scores were, ds in pairs where the second row's
 /// were, and ds key by key where each row's dp was.
 #[inline(always)]
-unsafe fn weights_of_two<S: Simd>(s: S, vectors: usize, scale: f32, first: &Row<'_>, second: &Row<'_>) {
+unsafe fn weights_of_two<S: Simd, const BIASED: bool>(s: S, vectors: usize, scale: f32, first: &Row<'_>, second: &Row<'_>) {
     let (lanes, scale) = (S::LANES, s.splat(scale));
     let none = (s.zero(), s.zero());
     for v in (0..vectors).step_by(2) {
         let more = v + 1 < vectors;
         // SAFETY: the rows have `vectors` vectors; every place is read before it is written.
         unsafe {
-            let (p00, ds00) = weights(s, v, scale, first);
-            let (p10, ds10) = weights(s, v, scale, second);
-            let (p01, ds01) = if more { weights(s, v + 1, scale, first) } else { none };
-            let (p11, ds11) = if more { weights(s, v + 1, scale, second) } else { none };
+            let (p00, ds00) = weights::<S, BIASED>(s, v, scale, first);
+            let (p10, ds10) = weights::<S, BIASED>(s, v, scale, second);
+            let (p01, ds01) = if more { weights::<S, BIASED>(s, v + 1, scale, first) } else { none };
+            let (p11, ds11) = if more { weights::<S, BIASED>(s, v + 1, scale, second) } else { none };
             s.store_u32_ptr(first.p.add(v * lanes).cast(), s.bf16_pairs(p00, p10));
             s.store_u32_ptr(second.p.add(v * lanes).cast(), s.bf16_pairs(ds00, ds10));
             if more {

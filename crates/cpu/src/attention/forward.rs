@@ -55,14 +55,21 @@ fn forward<S: Simd, E: Element, T: Lane>(s: S, task: Forward<'_, T>) {
         QUERIES * tile_stride,
         QUERIES * sizes.wide,
         if call.drop.is_some() { 4 * (QUERIES * blocks + draws::SLACK) } else { 0 },
+        if call.bias.is_some() { keys.padded + task.queries.len() } else { 0 },
     ];
-    let [kt, v, q, stage, tile, out, drawn] = task.scratch.pieces(pieces);
+    let [kt, v, q, stage, tile, out, drawn, spread] = task.scratch.pieces(pieces);
     let (tile, out): (*mut f32, *mut f32) = (tile.cast(), out.cast());
     let source = |which: usize| call.source(&task.sequence, head, which);
     // SAFETY: every piece of scratch has the words that `Sizes` says; the products stay inside.
     unsafe {
         pack::<S, E, T>(s, &sizes, source(1), (keys.first, keys.count), Forms { transposed: kt, ..Forms::NONE }, stage, Some(source(2)));
         pack::<S, E, T>(s, &sizes, source(2), (keys.first, keys.count), Forms { columns: v, ..Forms::NONE }, stage, None);
+        // The last query's bias of the first key stands first; what that key is for an earlier query, as much later.
+        let spread: Option<*const f32> = call.bias.map(|bias| {
+            let before = (task.queries.end - 1) as isize - keys.first as isize;
+            bias.spread(head, before, keys.padded + task.queries.len(), spread.cast());
+            spread.cast_const().cast()
+        });
         for i in task.queries.clone().step_by(QUERIES) {
             let rows = (task.queries.end - i).min(QUERIES);
             pack::<S, E, T>(s, &sizes, source(0), (i, rows), Forms { rows: q, ..Forms::NONE }, stage, None);
@@ -91,8 +98,9 @@ fn forward<S: Simd, E: Element, T: Lane>(s: S, task: Forward<'_, T>) {
                     let seen = seen.start.max(first) - first..seen.end.min(first + count).saturating_sub(first);
                     let row = tile.add(r * tile_stride);
                     let drop = call.drop.as_ref().map(|d| (d, drawn.add(4 * r * columns).cast_const().cast()));
+                    let bias = spread.map(|b| b.add(at + task.queries.end - 1 - (i + r)));
                     let before = max[r];
-                    softmax::<S, E>(s, row, vectors, seen, call.op.scale, &mut max[r], &mut sum[r], drop);
+                    softmax::<S, E>(s, row, vectors, seen, call.op.scale, bias, &mut max[r], &mut sum[r], drop);
                     if first != span.first {
                         rescale(s, out.add(r * sizes.wide), sizes.wide, (before - max[r]).exp());
                     }
@@ -134,7 +142,7 @@ unsafe fn rescale<S: Simd>(s: S, row: *mut f32, len: usize, factor: f32) {
     }
 }
 
-/// Scores of one row become exp(scale · score − max), zero where dropped or not `seen`; `max` and `sum` go on.
+/// Scores of one row become exp(scale · score + bias − max), zero where dropped or not `seen`; `max` and `sum` go on.
 /// The weights stand as words of `E` from the start of the row.
 #[inline(always)]
 unsafe fn softmax<S: Simd, E: Element>(
@@ -143,6 +151,7 @@ unsafe fn softmax<S: Simd, E: Element>(
     vectors: usize,
     seen: Range<usize>,
     scale: f32,
+    bias: Option<*const f32>,
     max: &mut f32,
     sum: &mut f32,
     drop: Option<(&DropRule, *const bf16)>,
@@ -150,19 +159,12 @@ unsafe fn softmax<S: Simd, E: Element>(
     let lanes = S::LANES;
     // Vectors with a visible key.
     let (begin, end) = if seen.is_empty() { (0, 0) } else { (seen.start / lanes, seen.end.div_ceil(lanes)) };
-    let (scale, lowest) = (s.splat(scale), s.splat(f32::NEG_INFINITY));
-    // SAFETY: the row has `vectors` vectors, and the draws are as many.
+    // SAFETY: the row has `vectors` vectors, the biases and the draws are as many.
     unsafe {
-        let mut highest = lowest;
-        for v in begin..end {
-            let at = row.add(v * lanes);
-            let mut x = s.mul(s.load_ptr(at), scale);
-            if v * lanes < seen.start || (v + 1) * lanes > seen.end {
-                x = s.select(inside(s, v * lanes, &seen), x, lowest);
-            }
-            s.store_ptr(at, x);
-            highest = s.max(x, highest);
-        }
+        let highest = match bias {
+            None => scores::<S, false>(s, row, begin..end, &seen, scale, std::ptr::null()),
+            Some(bias) => scores::<S, true>(s, row, begin..end, &seen, scale, bias),
+        };
         if begin < end {
             // In this order a NaN among the scores stays.
             let new = s.reduce_max(highest);
@@ -189,6 +191,34 @@ unsafe fn softmax<S: Simd, E: Element>(
         }
         *sum += s.reduce_add(total);
     }
+}
+
+/// The products of some vectors become scores, −∞ where not `seen`; the highest of each lane.
+#[inline(always)]
+unsafe fn scores<S: Simd, const BIASED: bool>(
+    s: S,
+    row: *mut f32,
+    vectors: Range<usize>,
+    seen: &Range<usize>,
+    scale: f32,
+    bias: *const f32,
+) -> S::F {
+    let (lanes, scale, lowest) = (S::LANES, s.splat(scale), s.splat(f32::NEG_INFINITY));
+    let mut highest = lowest;
+    for v in vectors {
+        // SAFETY: the vector lies in the row, and has its biases.
+        unsafe {
+            let at = row.add(v * lanes);
+            let mut x = s.load_ptr(at);
+            x = if BIASED { s.mul_add(x, scale, s.load_ptr(bias.add(v * lanes))) } else { s.mul(x, scale) };
+            if v * lanes < seen.start || (v + 1) * lanes > seen.end {
+                x = s.select(inside(s, v * lanes, seen), x, lowest);
+            }
+            s.store_ptr(at, x);
+            highest = s.max(x, highest);
+        }
+    }
+    highest
 }
 
 /// exp(score − m) of vector `v`, added to `total`, then zero where dropped.

@@ -9,6 +9,7 @@
 //! softmax and gradients under construction stay f32); otherwise they are f32.
 
 mod backward;
+mod bias;
 mod draws;
 mod forward;
 mod pack;
@@ -20,9 +21,10 @@ use crate::backend::{Cpu, by_dtype};
 use crate::level::Level;
 use crate::simd::{Lane, Simd, dispatch};
 use crate::threads::{SharedMut, Threads};
+use bias::Bias;
 use cloze_tensor::ops::attention::{Attention, AttentionOp, Visibility};
 use cloze_tensor::random::Key;
-use cloze_tensor::{Dropout, Packed, Sequences, View, ViewMut};
+use cloze_tensor::{Dropout, Dtype, Packed, Sequences, Storage, View, ViewMut};
 use half::bf16;
 use rotary::Turns;
 use scratch::Scratch;
@@ -55,15 +57,17 @@ struct Call<'a, T> {
     head_dim: usize,
     drop: Option<DropRule>,
     turns: Option<Arc<Turns>>,
+    bias: Option<Bias<'a>>,
 }
 
 impl<'a, T: Lane> Call<'a, T> {
-    fn new(op: &'a Attention, sequences: &Sequences, qkv: &'a [T], hidden: usize) -> Self {
+    fn new(op: &'a Attention, sequences: &Sequences, qkv: &'a [T], bias: Option<&'a [f32]>, hidden: usize) -> Self {
         assert_eq!(qkv.len(), sequences.tokens() * 3 * hidden, "attention: qkv is not [{}, 3 × {hidden}]", sequences.tokens());
         assert!(op.heads > 0 && hidden.is_multiple_of(op.heads), "attention: {hidden} columns are not {} heads", op.heads);
         let head_dim = hidden / op.heads;
         let turns = op.rotary.map(|theta| Turns::of(theta, head_dim, sequences.longest()));
-        Self { op, qkv, hidden, head_dim, drop: op.dropout.as_ref().map(DropRule::new), turns }
+        let bias = bias.map(|table| Bias::new(table, op.heads));
+        Self { op, qkv, hidden, head_dim, drop: op.dropout.as_ref().map(DropRule::new), turns, bias }
     }
 
     /// q, k or v (`which` 0, 1, 2) of one head of a sequence.
@@ -155,6 +159,7 @@ fn forward<T: Lane>(
     op: &Attention,
     sequences: &Sequences,
     qkv: &[T],
+    bias: Option<&[f32]>,
     y: &mut [T],
     lse: Option<&mut [f32]>,
 ) {
@@ -162,7 +167,7 @@ fn forward<T: Lane>(
     if tokens == 0 {
         return;
     }
-    let call = Call::new(op, sequences, qkv, y.len() / tokens);
+    let call = Call::new(op, sequences, qkv, bias, y.len() / tokens);
     let tasks = tasks(sequences, op.heads, forward::TASK_QUERIES);
     let (y, lse) = (SharedMut::new(y), lse.map(SharedMut::new));
     run(threads, sequences, call.hidden, tasks.len(), |i| {
@@ -174,23 +179,29 @@ fn forward<T: Lane>(
     });
 }
 
-/// The gradient of qkv: [`AttentionOp::attention_backward`] on slices.
+/// The gradient of qkv, and of a bias its partial sums: [`AttentionOp::attention_backward`] on slices.
 fn backward<T: Lane>(
     level: Level,
     threads: &Threads,
     op: &Attention,
     sequences: &Sequences,
     qkv: &[T],
+    bias: Option<(&[f32], &mut [f32], &mut [f32])>,
     y: &[T],
     lse: &[f32],
     dy: &[T],
     dqkv: &mut [T],
 ) {
     let tokens = sequences.tokens();
+    let (table, gradient, partials) = match bias {
+        Some((table, gradient, partials)) => (Some(table), Some(gradient), partials),
+        None => (None, None, &mut [][..]),
+    };
     if tokens == 0 {
+        gradient.into_iter().for_each(|g| g.fill(0.0));
         return;
     }
-    let call = Call::new(op, sequences, qkv, y.len() / tokens);
+    let call = Call::new(op, sequences, qkv, table, y.len() / tokens);
     assert!(
         dy.len() == y.len() && dqkv.len() == qkv.len() && lse.len() == tokens * op.heads,
         "attention: dy has {} elements, dqkv {}, lse {} for {tokens} tokens",
@@ -200,23 +211,39 @@ fn backward<T: Lane>(
     );
     // The gradients of keys and values are sums over all queries, so a sequence's head is one task.
     let tasks = tasks(sequences, op.heads, usize::MAX);
-    let dqkv = SharedMut::new(dqkv);
+    let (dqkv, shared) = (SharedMut::new(dqkv), SharedMut::new(partials));
     run(threads, sequences, call.hidden, tasks.len(), |i| {
         let (sequence, head, _) = tasks[i].clone();
         Scratch::with(|scratch| {
-            let (call, dqkv) = (&call, &dqkv);
-            dispatch(level, backward::Backward { call, y, lse, dy, dqkv, sequence, head, scratch })
+            let (call, dqkv, partials) = (&call, &dqkv, &shared);
+            dispatch(level, backward::Backward { call, y, lse, dy, dqkv, partials, sequence, head, scratch })
         })
     });
+    if let (Some(bias), Some(gradient)) = (&call.bias, gradient) {
+        bias.sum(threads, sequences, partials, gradient);
+    }
+}
+
+/// The elements of an f32 view.
+fn f32s(view: View<'_, Cpu>) -> &[f32] {
+    &view.buffer.f32()[..view.rows * view.cols]
 }
 
 impl AttentionOp for Cpu {
-    fn attention(&self, op: &Attention, layout: &Packed<Self>, qkv: View<Self>, y: ViewMut<Self>, lse: Option<ViewMut<Self>>) {
+    fn attention(
+        &self,
+        op: &Attention,
+        layout: &Packed<Self>,
+        qkv: View<Self>,
+        bias: Option<View<Self>>,
+        y: ViewMut<Self>,
+        lse: Option<ViewMut<Self>>,
+    ) {
         let lse = lse.map(|l| &mut l.buffer.f32_mut()[..l.rows * l.cols]);
         by_dtype!(qkv.dtype, T => {
             let qkv = &qkv.buffer.of::<T>()[..qkv.rows * qkv.cols];
             let y = &mut y.buffer.of_mut::<T>()[..y.rows * y.cols];
-            forward(self.level(), self.threads(), op, &layout.sequences, qkv, y, lse);
+            forward(self.level(), self.threads(), op, &layout.sequences, qkv, bias.map(f32s), y, lse);
         });
     }
 
@@ -225,16 +252,20 @@ impl AttentionOp for Cpu {
         op: &Attention,
         layout: &Packed<Self>,
         qkv: View<Self>,
+        bias: Option<(View<Self>, ViewMut<Self>)>,
         y: View<Self>,
         lse: View<Self>,
         dy: View<Self>,
         dqkv: ViewMut<Self>,
     ) {
-        let lse = &lse.buffer.f32()[..lse.rows * lse.cols];
+        let mut partials = bias.as_ref().map(|_| self.alloc(Dtype::F32, 2 * qkv.rows * op.heads));
+        let bias = bias.zip(partials.as_mut()).map(|((table, gradient), partials)| {
+            (f32s(table), &mut gradient.buffer.f32_mut()[..gradient.rows * gradient.cols], partials.f32_mut())
+        });
         by_dtype!(qkv.dtype, T => {
             let [qkv, y, dy] = [qkv, y, dy].map(|v| &v.buffer.of::<T>()[..v.rows * v.cols]);
             let dqkv = &mut dqkv.buffer.of_mut::<T>()[..dqkv.rows * dqkv.cols];
-            backward(self.level(), self.threads(), op, &layout.sequences, qkv, y, lse, dy, dqkv);
+            backward(self.level(), self.threads(), op, &layout.sequences, qkv, bias, y, f32s(lse), dy, dqkv);
         });
     }
 }

@@ -16,12 +16,14 @@ struct Case {
     rotary: Option<f32>,
     dropout: f32,
     scale: f32,
+    /// R of a bias by distance.
+    reach: Option<usize>,
 }
 
 impl Case {
     fn new(lengths: &[usize], heads: usize, head_dim: usize) -> Self {
         let scale = 1.0 / (head_dim as f32).sqrt();
-        Self { lengths: lengths.to_vec(), heads, head_dim, visibility: Visibility::All, rotary: None, dropout: 0.0, scale }
+        Self { lengths: lengths.to_vec(), heads, head_dim, visibility: Visibility::All, rotary: None, dropout: 0.0, scale, reach: None }
     }
 
     fn tokens(&self) -> usize {
@@ -52,18 +54,23 @@ fn values(dtype: Dtype, place: u32, len: usize) -> Vec<f32> {
     (0..len as u64).map(|i| round(0.8 * key.normal(i))).collect()
 }
 
-/// y, lse, dqkv.
-fn run<B: AttentionOp>(backend: &B, case: &Case, dtype: Dtype, qkv: &[f32], dy: &[f32]) -> [Vec<f32>; 3] {
+/// y, lse, dqkv, the gradient of the bias.
+fn run<B: AttentionOp>(backend: &B, case: &Case, dtype: Dtype, qkv: &[f32], dy: &[f32]) -> [Vec<f32>; 4] {
     let (tokens, hidden, op) = (case.tokens(), case.heads * case.head_dim, case.op());
     let layout = Packed::new(backend, Sequences::from_lengths(case.lengths.iter().copied()));
     let qkv = Tensor::from_host(backend, dtype, tokens, 3 * hidden, qkv);
     let dy = Tensor::from_host(backend, dtype, tokens, hidden, dy);
+    let rows = case.reach.map_or(0, |reach| 2 * reach + 1);
+    let table = Tensor::from_host(backend, Dtype::F32, rows, case.heads, &values(Dtype::F32, 2, rows * case.heads));
+    let mut dbias = Tensor::new(backend, Dtype::F32, rows, case.heads);
+    let bias = || case.reach.map(|_| table.view());
     let mut y = Tensor::new(backend, dtype, tokens, hidden);
     let mut lse = Tensor::new(backend, Dtype::F32, tokens, case.heads);
     let mut dqkv = Tensor::new(backend, dtype, tokens, 3 * hidden);
-    backend.attention(&op, &layout, qkv.view(), y.view_mut(), Some(lse.view_mut()));
-    backend.attention_backward(&op, &layout, qkv.view(), y.view(), lse.view(), dy.view(), dqkv.view_mut());
-    [y, lse, dqkv].map(|t| t.to_host(backend))
+    backend.attention(&op, &layout, qkv.view(), bias(), y.view_mut(), Some(lse.view_mut()));
+    let biased = bias().map(|b| (b, dbias.view_mut()));
+    backend.attention_backward(&op, &layout, qkv.view(), biased, y.view(), lse.view(), dy.view(), dqkv.view_mut());
+    [y, lse, dqkv, dbias].map(|t| t.to_host(backend))
 }
 
 fn bits(x: &[f32]) -> Vec<u32> {
@@ -88,11 +95,15 @@ pub(crate) fn agrees_with_the_plain_loops(device: &Cuda) {
     cases.push(Case { dropout: 0.3, visibility: Visibility::Causal, ..Case::new(&[9, 100], 3, 48) });
     cases.push(Case { scale: -0.3, ..Case::new(&[40, 5], 2, 24) });
     cases.push(Case { scale: 0.0, visibility: Visibility::Causal, ..Case::new(&[40, 5], 2, 24) });
+    for (reach, visibility) in [(1, Visibility::All), (9, Visibility::All), (200, Visibility::Causal), (30, Visibility::Window(20))] {
+        cases.push(Case { reach: Some(reach), visibility, ..Case::new(&[3, 150, 1, 64, 17], 2, 32) });
+    }
+    cases.push(Case { reach: Some(12), dropout: 0.3, ..Case::new(&[9, 129], 3, 20) });
     for case in &cases {
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let (qkv, dy) = case.inputs(dtype);
             let (ours, reference) = (run(device, case, dtype, &qkv, &dy), run(&Plain, case, dtype, &qkv, &dy));
-            for (name, (ours, reference)) in ["y", "lse", "dqkv"].into_iter().zip(ours.iter().zip(&reference)) {
+            for (name, (ours, reference)) in ["y", "lse", "dqkv", "dbias"].into_iter().zip(ours.iter().zip(&reference)) {
                 let largest = reference.iter().fold(0.0f64, |a, &b| a.max(f64::from(b.abs())));
                 for (i, (a, b)) in ours.iter().zip(reference).enumerate() {
                     let error = f64::from((a - b).abs()) / (largest + 1e-6);
@@ -108,18 +119,19 @@ pub(crate) fn large_scores_do_not_overflow(device: &Cuda) {
     let case = Case { scale: 2000.0, ..Case::new(&[60, 150], 1, 16) };
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let (qkv, dy) = case.inputs(dtype);
-        let [y, lse, dqkv] = run(device, &case, dtype, &qkv, &dy);
+        let [y, lse, dqkv, _] = run(device, &case, dtype, &qkv, &dy);
         assert!(lse.iter().any(|l| l.abs() > 1e4));
         assert!([&y, &lse, &dqkv].into_iter().flatten().all(|v| v.is_finite()), "{dtype:?}");
     }
 }
 
 pub(crate) fn a_sequence_alone_has_the_bits_of_a_batch(device: &Cuda) {
-    let case = Case { rotary: Some(1e4), ..Case::new(&[35, 128, 1, 70], 2, 32) };
-    let hidden = case.heads * case.head_dim;
-    for dtype in [Dtype::F32, Dtype::Bf16] {
+    let rotary = Case { rotary: Some(1e4), ..Case::new(&[35, 128, 1, 70], 2, 32) };
+    let biased = Case { reach: Some(50), rotary: None, ..rotary.clone() };
+    for (case, dtype) in [(&rotary, Dtype::F32), (&rotary, Dtype::Bf16), (&biased, Dtype::F32), (&biased, Dtype::Bf16)] {
+        let hidden = case.heads * case.head_dim;
         let (qkv, dy) = case.inputs(dtype);
-        let together = run(device, &case, dtype, &qkv, &dy);
+        let together = run(device, case, dtype, &qkv, &dy);
         let mut start = 0;
         for &length in &case.lengths {
             let end = start + length;

@@ -37,7 +37,14 @@ fn nvrtc_compiles_every_kernel() {
         for (name, _) in KERNELS {
             let file = name.strip_suffix(".cu").unwrap();
             let variants = match file {
-                "attention" => [16, 32, 64, 128].map(|head_dim| Variant { dtype: Dtype::Bf16, head_dim }).to_vec(),
+                "attention" => [16, 32, 64, 128]
+                    .into_iter()
+                    .flat_map(|head_dim| [false, true].map(|biased| Variant { dtype: Dtype::Bf16, head_dim, biased }))
+                    .collect(),
+                "attention_plain" => [Dtype::F32, Dtype::Bf16]
+                    .into_iter()
+                    .flat_map(|dtype| [false, true].map(|biased| Variant { biased, ..dtype.into() }))
+                    .collect(),
                 _ => [Dtype::F32, Dtype::Bf16].map(Variant::from).to_vec(),
             };
             for variant in variants {

@@ -9,6 +9,7 @@ pub mod gte;
 pub mod layout;
 pub mod megatron_bert;
 pub mod modernbert;
+pub mod mpnet;
 pub mod nomic_bert;
 pub mod roberta;
 pub mod roformer;

@@ -12,6 +12,7 @@ use super::adapter::{ADAPTER_CONFIG, is_adapter};
 use super::config::Config;
 use super::quantized;
 use super::safetensors::{OutTensor, OutValues, TensorFiles, write};
+use super::sentence::MODULES;
 use crate::error::ModelError;
 use crate::model::{Heads, Model, Output, Problem};
 use crate::params::{Init, Role, Spec};
@@ -123,15 +124,21 @@ pub fn open(folder: &Path, heads: Option<Heads>, seed: u64) -> Result<Opened, Mo
         return Err(ModelError::Sizes { path, fault });
     }
     let files = TensorFiles::of_folder(folder)?;
-    let mut heads = heads.unwrap_or(own);
+    let held = |heads: &Heads, name: &str| {
+        let model = Model::new(family.model_type, blueprint.clone(), heads.clone());
+        let found = |spec: &Spec| (family.names)(spec, &blueprint).iter().all(|part| find(&files, family, spec, part).is_some());
+        model.table().get(name).is_some_and(found)
+    };
+    // sentence-transformers loads the body alone, whatever class it came from: config.json may go on to announce a prediction head.
+    let of_sentences = || [Some(folder), folder.parent()].into_iter().flatten().any(|f| f.join(MODULES).exists());
+    let mut heads = match heads {
+        Some(heads) => heads,
+        None if own == Heads::pretraining(false) && of_sentences() && !held(&own, "mlm.dense.weight") => Heads::body(),
+        None => own,
+    };
     if heads == Heads::body() && blueprint.pooler {
         // A pooler that is asked for by nobody and stands in no file is no part of the model.
-        let pooler = Model::new(family.model_type, blueprint.clone(), heads.clone());
-        let held = pooler
-            .table()
-            .get("pooler.weight")
-            .is_some_and(|spec| (family.names)(spec, &blueprint).iter().all(|part| find(&files, family, spec, part).is_some()));
-        heads.summary = held;
+        heads.summary = held(&heads, "pooler.weight");
     }
     let model = Model::new(family.model_type, blueprint, heads);
     check_shapes(folder, &path, family, &model, &files)?;

@@ -12,7 +12,7 @@ use super::join::safe_join;
 use super::safetensors::{OutTensor, OutValues, TensorFiles, write};
 use crate::error::ModelError;
 
-const MODULES: &str = "modules.json";
+pub(super) const MODULES: &str = "modules.json";
 const CONFIG: &str = "config.json";
 /// What the module of the encoder calls its own file; older folders name it after the architecture.
 const ENCODER_CONFIGS: [&str; 7] = [

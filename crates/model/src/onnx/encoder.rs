@@ -12,6 +12,7 @@ use crate::error::ModelError;
 use crate::files::sentence::{SentenceModel, SentencePooling};
 use crate::model::Model;
 use crate::params::Spec;
+use crate::relative::RelativeBias;
 
 /// Added to the score of a key that the mask hides.
 const HIDDEN: f32 = -1e30;
@@ -207,6 +208,26 @@ impl Encoder<'_> {
         self.g.node("Mul", &[&off, &hidden], vec![])
     }
 
+    /// What is added to the scores besides: a number for each head and distance. // [1, N, S, S]
+    fn relative(&mut self, relative: RelativeBias) -> Result<String, ModelError> {
+        let p = self.spec("embeddings.relative.weight").ok_or_else(|| self.unknown("no parameter embeddings.relative.weight"))?.param;
+        let buckets = relative.all();
+        let rows = buckets.iter().flat_map(|&bucket| &self.values[p.offset + bucket as usize * p.cols..][..p.cols]);
+        let table = self.g.weights("embeddings.relative.by_distance", &[buckets.len(), p.cols], rows.copied());
+        let max = relative.max_distance as i64;
+        let places = self.places();
+        let (row, column) = (self.g.ints(&[0]), self.g.ints(&[1]));
+        let keys = self.g.node("Unsqueeze", &[&places, &row], vec![]);
+        let queries = self.g.node("Unsqueeze", &[&places, &column], vec![]);
+        let distance = self.g.node("Sub", &[&keys, &queries], vec![]);
+        let (low, high) = (self.g.int(-max), self.g.int(max));
+        let cut = self.g.node("Clip", &[&distance, &low, &high], vec![]);
+        let at = self.g.node("Add", &[&cut, &high], vec![]);
+        let bias = self.g.node("Gather", &[&table, &at], vec![int("axis", 0)]); // [S, S, N]
+        let bias = self.g.node("Transpose", &[&bias], vec![ints("perm", &[2, 0, 1])]);
+        Ok(self.g.node("Unsqueeze", &[&bias, &row], vec![]))
+    }
+
     /// The same for keys more than `window` places away. // [1, 1, S, S]
     fn near(&mut self, mask: &str, window: usize) -> String {
         let places = self.places();
@@ -296,7 +317,11 @@ impl Encoder<'_> {
 
     fn body(&mut self) -> Result<String, ModelError> {
         let mut x = self.embeddings()?;
-        let everything = self.mask();
+        let mut everything = self.mask();
+        if let Some(relative) = self.blueprint.relative {
+            let bias = self.relative(relative)?;
+            everything = self.g.node("Add", &[&everything, &bias], vec![]);
+        }
         let mut masks: Vec<(usize, String)> = Vec::new();
         let mut turns: Vec<(f32, [String; 2])> = Vec::new();
         for index in 0..self.blueprint.num_hidden_layers {
@@ -446,10 +471,11 @@ impl Encoder<'_> {
 
     fn heads(&mut self, hidden: &str, batch: &Axis, sequence: &Axis) -> Result<(), ModelError> {
         // Nothing of a model is left out in silence.
-        const KNOWN: [&str; 17] = [
+        const KNOWN: [&str; 18] = [
             "layer.",
             "embeddings.word.",
             "embeddings.position.",
+            "embeddings.relative.",
             "embeddings.segment.",
             "embeddings.task.",
             "embeddings.norm.",

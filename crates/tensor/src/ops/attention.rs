@@ -1,7 +1,9 @@
 //! Multi-head self-attention over packed sequences (Vaswani et al. 2017, section 3.2).
 //!
-//! For each sequence and head: p = softmax(scale · q·kᵀ) over the visible keys, y = dropout(p)·v.
-//! Backward: dv = dropout(p)ᵀ·dy, dp = factors ⊙ (dy·vᵀ), ds = p ⊙ (dp − Σ dp ⊙ p), dq = scale · ds·k, dk = scale · dsᵀ·q.
+//! For each sequence and head: p = softmax(scale · q·kᵀ + b) over the visible keys, y = dropout(p)·v. The bias b of a score, where a
+//! model has one, is a number for each head and each distance of the key from the query (Raffel et al. 2020, section 2.1).
+//! Backward: dv = dropout(p)ᵀ·dy, dp = factors ⊙ (dy·vᵀ), ds = p ⊙ (dp − Σ dp ⊙ p), dq = scale · ds·k, dk = scale · dsᵀ·q; the
+//! gradient of a distance's bias is the sum of ds over all scores at that distance.
 //! Since Σ_j dp·p = Σ_d dy·y, backward needs only y and the log-sum-exp of each row. A kernel walks the keys in tiles
 //! with the online softmax (Milakov and Gimelshein 2018; Dao et al. 2022): memory is linear in the length.
 
@@ -60,18 +62,34 @@ impl Attention {
     }
 }
 
+/// The row of a table of `rows` = 2R + 1 distances that key `j` has for query `i`: that of j − i, cut at ±R.
+pub fn distance_row(rows: usize, i: usize, j: usize) -> usize {
+    let reach = rows / 2;
+    if j < i { reach - (i - j).min(reach) } else { reach + (j - i).min(reach) }
+}
+
 /// The contract of [`Attention`].
 pub trait AttentionOp: Storage {
-    /// qkv [T, 3H] (q, k, v side by side, heads side by side in each) → y [T, H]. `lse` (f32 [T, N]) receives
-    /// ln Σ_j exp(scale · q·k_j) when given. A sequence of no tokens is nothing.
-    fn attention(&self, op: &Attention, layout: &Packed<Self>, qkv: View<Self>, y: ViewMut<Self>, lse: Option<ViewMut<Self>>);
+    /// qkv [T, 3H] (q, k, v side by side, heads side by side in each) → y [T, H]. `bias` (f32 [2R + 1, N], whatever the type of qkv) is
+    /// added to the scores: row R + d for a key d places behind its query, d cut at ±R; see [`distance_row`]. `lse` (f32 [T, N])
+    /// receives ln Σ_j exp(scale · q·k_j + b_j) when given. A sequence of no tokens is nothing.
+    fn attention(
+        &self,
+        op: &Attention,
+        layout: &Packed<Self>,
+        qkv: View<Self>,
+        bias: Option<View<Self>>,
+        y: ViewMut<Self>,
+        lse: Option<ViewMut<Self>>,
+    );
 
-    /// dqkv [T, 3H] is overwritten.
+    /// dqkv [T, 3H] is overwritten, and so is the gradient of the bias (f32 [2R + 1, N]), which comes with the bias.
     fn attention_backward(
         &self,
         op: &Attention,
         layout: &Packed<Self>,
         qkv: View<Self>,
+        bias: Option<(View<Self>, ViewMut<Self>)>,
         y: View<Self>,
         lse: View<Self>,
         dy: View<Self>,
@@ -80,8 +98,8 @@ pub trait AttentionOp: Storage {
 }
 
 impl<'a, B: Backend> Tape<'a, B> {
-    /// Self-attention of fused qkv. // [T, 3H] → [T, H]
-    pub fn attention(&mut self, qkv: &Var<B>, layout: &Packed<B>, op: Attention) -> Var<B> {
+    /// Self-attention of fused qkv, with a bias by distance where one is given. // [T, 3H], f32 [2R + 1, N] → [T, H]
+    pub fn attention(&mut self, qkv: &Var<B>, bias: Option<&Var<B>>, layout: &Packed<B>, op: Attention) -> Var<B> {
         let (rows, hidden) = (qkv.rows(), qkv.cols() / 3);
         assert!(
             qkv.cols() == 3 * hidden && hidden % op.heads == 0,
@@ -92,22 +110,33 @@ impl<'a, B: Backend> Tape<'a, B> {
         assert_eq!(layout.sequences.tokens(), rows, "attention: the layout has {} tokens, qkv {rows}", layout.sequences.tokens());
         assert!(layout.sequences.longest() <= 1 << 20, "attention: a sequence is longer than 2^20 tokens");
         assert!(op.rotary.is_none() || (hidden / op.heads).is_multiple_of(2), "attention: rotary positions need an even head dimension");
-        let off = self.see_attention(op, qkv);
+        if let Some(bias) = bias {
+            let (rows, cols, dtype) = (bias.rows(), bias.cols(), bias.dtype());
+            let fits = rows % 2 == 1 && cols == op.heads && dtype == Dtype::F32;
+            assert!(fits, "attention: the bias is {dtype:?} [{rows}, {cols}], not f32 [2 R + 1, {} heads]", op.heads);
+        }
+        let off = self.see_attention(op, qkv, bias);
         let mut y = self.tensor(rows, hidden);
         let mut lse = self.is_recording().then(|| Tensor::new(self.backend(), Dtype::F32, rows, op.heads));
-        self.backend().attention(&op, layout, qkv.view(), y.view_mut(), lse.as_mut().map(|l| l.view_mut()));
+        let table = bias.map(|b| b.view());
+        self.backend().attention(&op, layout, qkv.view(), table, y.view_mut(), lse.as_mut().map(|l| l.view_mut()));
         let d = hidden / op.heads;
         for (t, n) in (0..rows).flat_map(|t| off.iter().map(move |n| (t, n))) {
             self.backend().clear(y.view_mut().buffer, t * hidden + n * d..t * hidden + (n + 1) * d);
         }
         let y = self.var(y);
-        let (qkv, layout, out) = (qkv.clone(), layout.clone(), y.clone());
+        let (qkv, bias, layout, out) = (qkv.clone(), bias.cloned(), layout.clone(), y.clone());
         self.record(move |r| {
             let Some(dy) = r.take(out.id()) else { return };
             let mut dqkv = Tensor::new(r.setting.backend, qkv.dtype(), qkv.rows(), qkv.cols());
             let lse = lse.expect("recorded");
-            r.setting.backend.attention_backward(&op, &layout, qkv.view(), out.view(), lse.view(), dy.view(), dqkv.view_mut());
+            let mut dbias = bias.as_ref().map(|b| Tensor::new(r.setting.backend, Dtype::F32, b.rows(), b.cols()));
+            let biased = bias.as_ref().map(|b| b.view()).zip(dbias.as_mut().map(|d| d.view_mut()));
+            r.setting.backend.attention_backward(&op, &layout, qkv.view(), biased, out.view(), lse.view(), dy.view(), dqkv.view_mut());
             r.add(&qkv, dqkv);
+            if let Some((bias, dbias)) = bias.as_ref().zip(dbias) {
+                r.add(bias, dbias);
+            }
         });
         y
     }
@@ -136,12 +165,25 @@ fn turn(op: &Attention, x: &mut [f64], position: f64) {
     }
 }
 
+/// The bias of key `j` for query `i` in head `n`; 0 without a table.
+fn biased(bias: &Option<View<Plain>>, i: usize, j: usize, n: usize) -> f64 {
+    bias.as_ref().map_or(0.0, |b| b.row(distance_row(b.rows, i, j))[n])
+}
+
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 
 impl AttentionOp for Plain {
-    fn attention(&self, op: &Attention, layout: &Packed<Self>, qkv: View<Self>, mut y: ViewMut<Self>, mut lse: Option<ViewMut<Self>>) {
+    fn attention(
+        &self,
+        op: &Attention,
+        layout: &Packed<Self>,
+        qkv: View<Self>,
+        bias: Option<View<Self>>,
+        mut y: ViewMut<Self>,
+        mut lse: Option<ViewMut<Self>>,
+    ) {
         let d = y.cols / op.heads;
         for sequence in layout.sequences.ranges() {
             let (first, len) = (sequence.start, sequence.len());
@@ -149,7 +191,7 @@ impl AttentionOp for Plain {
                 for i in 0..len {
                     let keys = op.visibility.keys(i, len);
                     let q = part(op, &qkv, first + i, i, 0, n);
-                    let score = |j: usize| f64::from(op.scale) * dot(&q, &part(op, &qkv, first + j, j, 1, n));
+                    let score = |j: usize| f64::from(op.scale) * dot(&q, &part(op, &qkv, first + j, j, 1, n)) + biased(&bias, i, j, n);
                     let scores: Vec<f64> = keys.clone().map(score).collect();
                     let max = scores.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
                     let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
@@ -175,6 +217,7 @@ impl AttentionOp for Plain {
         op: &Attention,
         layout: &Packed<Self>,
         qkv: View<Self>,
+        bias: Option<(View<Self>, ViewMut<Self>)>,
         y: View<Self>,
         lse: View<Self>,
         dy: View<Self>,
@@ -182,6 +225,10 @@ impl AttentionOp for Plain {
     ) {
         let (hidden, d) = (y.cols, y.cols / op.heads);
         dqkv.buffer[..dqkv.rows * dqkv.cols].fill(0.0);
+        let (bias, mut dbias) = bias.unzip();
+        if let Some(dbias) = &mut dbias {
+            dbias.buffer[..dbias.rows * dbias.cols].fill(0.0);
+        }
         for sequence in layout.sequences.ranges() {
             let (first, len) = (sequence.start, sequence.len());
             for n in 0..op.heads {
@@ -194,9 +241,13 @@ impl AttentionOp for Plain {
                     for j in op.visibility.keys(i, len) {
                         let u = first + j;
                         let (k, v) = (part(op, &qkv, u, j, 1, n), part(op, &qkv, u, j, 2, n));
-                        let p = (f64::from(op.scale) * dot(&q, &k) - lse.row(t)[n]).exp();
+                        let p = (f64::from(op.scale) * dot(&q, &k) + biased(&bias, i, j, n) - lse.row(t)[n]).exp();
                         let kept = op.dropout.map_or(1.0, |x| f64::from(x.factor(op.draw(t, n, j))));
-                        let ds = p * (kept * dot(dout, &v) - delta) * f64::from(op.scale);
+                        let ds = p * (kept * dot(dout, &v) - delta);
+                        if let Some(dbias) = &mut dbias {
+                            dbias.row(distance_row(dbias.rows, i, j))[n] += ds;
+                        }
+                        let ds = ds * f64::from(op.scale);
                         // The gradient of a turned vector is turned back.
                         let mut dq: Vec<f64> = k.iter().map(|x| ds * x).collect();
                         let mut dk: Vec<f64> = q.iter().map(|x| ds * x).collect();
@@ -214,10 +265,17 @@ impl AttentionOp for Plain {
     }
 }
 
-/// Lengths × visibility × rotary × dropout × head dimensions.
+/// Lengths × visibility × rotary × dropout × bias × head dimensions.
 pub fn cases() -> Vec<AttentionCase> {
-    let base =
-        AttentionCase { lengths: vec![1, 7, 0, 33, 12], heads: 2, head_dim: 16, visibility: Visibility::All, rotary: None, dropout: 0.0 };
+    let base = AttentionCase {
+        lengths: vec![1, 7, 0, 33, 12],
+        heads: 2,
+        head_dim: 16,
+        visibility: Visibility::All,
+        rotary: None,
+        dropout: 0.0,
+        reach: None,
+    };
     vec![
         base.clone(),
         AttentionCase { lengths: vec![], ..base.clone() },
@@ -231,7 +289,14 @@ pub fn cases() -> Vec<AttentionCase> {
         AttentionCase { rotary: Some(10_000.0), ..base.clone() },
         AttentionCase { rotary: Some(160_000.0), visibility: Visibility::Causal, head_dim: 10, ..base.clone() },
         AttentionCase { dropout: 0.2, ..base.clone() },
-        AttentionCase { dropout: 0.1, rotary: Some(100.0), visibility: Visibility::Window(7), lengths: vec![40, 9], ..base },
+        AttentionCase { dropout: 0.1, rotary: Some(100.0), visibility: Visibility::Window(7), lengths: vec![40, 9], ..base.clone() },
+        AttentionCase { reach: Some(40), ..base.clone() },
+        AttentionCase { reach: Some(1), ..base.clone() },
+        AttentionCase { reach: Some(5), lengths: vec![], ..base.clone() },
+        AttentionCase { reach: Some(20), lengths: vec![130, 2, 67], heads: 3, head_dim: 32, ..base.clone() },
+        AttentionCase { reach: Some(11), visibility: Visibility::Causal, head_dim: 10, ..base.clone() },
+        AttentionCase { reach: Some(30), visibility: Visibility::Window(16), lengths: vec![90, 5], ..base.clone() },
+        AttentionCase { reach: Some(3), dropout: 0.2, rotary: Some(100.0), lengths: vec![40, 9, 1], ..base },
     ]
 }
 
@@ -244,11 +309,14 @@ pub struct AttentionCase {
     visibility: Visibility,
     rotary: Option<f32>,
     dropout: f32,
+    /// R of a bias by distance.
+    reach: Option<usize>,
 }
 
 impl Case for AttentionCase {
+    /// Kinds of distance, and what each adds.
     fn params(&self) -> Vec<(usize, usize)> {
-        vec![]
+        self.reach.map(|_| (7, self.heads)).into_iter().collect()
     }
 
     fn inputs(&self) -> Vec<(usize, usize)> {
@@ -265,6 +333,10 @@ impl Case for AttentionCase {
             scale: 1.0 / (self.head_dim as f32).sqrt(),
             dropout,
         };
-        vec![tape.attention(&i.vars[0], &layout, op)]
+        let bias = self.reach.map(|reach| {
+            let kinds = tape.backend().indices(&(0..2 * reach as u32 + 1).map(|d| d * d % 7).collect::<Vec<_>>());
+            tape.table(&kinds, 2 * reach + 1, i.params[0])
+        });
+        vec![tape.attention(&i.vars[0], bias.as_ref(), &layout, op)]
     }
 }

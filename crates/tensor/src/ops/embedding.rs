@@ -5,10 +5,11 @@
 
 use crate::backend::{Backend, Packed, Storage};
 use crate::conformance::{Case, Inputs};
+use crate::dtype::Dtype;
 use crate::plain::Plain;
 use crate::sequences::Sequences;
 use crate::tape::{Tape, Var};
-use crate::tensor::{Param, View, ViewMut, Weights};
+use crate::tensor::{Param, Tensor, View, ViewMut, Weights};
 
 /// The sum of up to three embedding tables.
 #[derive(Clone, Copy, Debug)]
@@ -51,13 +52,32 @@ pub trait EmbeddingOp: Storage {
 impl<'a, B: Backend> Tape<'a, B> {
     /// Sum of embeddings. `ids` and `segments` must be below the tables' rows (checked where they enter). // → [T, H]
     pub fn embedding(&mut self, ids: &B::Indices, segments: Option<&B::Indices>, layout: &Packed<B>, op: Embedding) -> Var<B> {
+        let y = self.tensor(layout.sequences.tokens(), op.word.cols);
+        self.embedding_into(y, ids, segments, layout, op)
+    }
+
+    /// Rows of a small table, in f32 whatever the tape's type: numbers that scores or losses take as they are learned.
+    /// `ids` must be below the table's rows. // [count] → f32 [count, columns]
+    pub fn table(&mut self, ids: &B::Indices, count: usize, table: Param) -> Var<B> {
+        let layout = Packed::new(self.backend(), Sequences::from_lengths([count]));
+        let y = Tensor::new(self.backend(), Dtype::F32, count, table.cols);
+        self.embedding_into(y, ids, None, &layout, Embedding { word: table, position: None, position_offset: 0, segment: None })
+    }
+
+    fn embedding_into(
+        &mut self,
+        mut y: Tensor<B>,
+        ids: &B::Indices,
+        segments: Option<&B::Indices>,
+        layout: &Packed<B>,
+        op: Embedding,
+    ) -> Var<B> {
         let hidden = op.word.cols;
         if let Some(p) = op.position {
             let need = layout.sequences.longest() + op.position_offset;
             assert!(p.cols == hidden && p.rows >= need, "embedding: positions up to {need}, the table is [{}, {}]", p.rows, p.cols);
         }
         assert_eq!(op.segment.is_some(), segments.is_some(), "embedding: a segment table needs segment ids, and the other way round");
-        let mut y = self.tensor(layout.sequences.tokens(), hidden);
         self.backend().embedding(&op, self.weights(), ids, segments, layout, y.view_mut());
         let y = self.var(y);
         let (ids, segments, layout, id) = (ids.clone(), segments.cloned(), layout.clone(), y.id());

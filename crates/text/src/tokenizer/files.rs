@@ -115,8 +115,20 @@ impl Tokenizer {
     }
 
     fn load_vocab(path: &Path, folder: &Path) -> Result<Self, TokenizerError> {
-        let config = TokenizerConfig::load(folder)?;
+        let mut config = TokenizerConfig::load(folder)?;
         let pieces = read_pieces(path)?;
+        let framed = is_framed_as_roberta(&pieces, &config);
+        if framed {
+            let usual = [
+                ("<s>", &mut config.cls_token),
+                ("</s>", &mut config.sep_token),
+                ("<pad>", &mut config.pad_token),
+                ("<mask>", &mut config.mask_token),
+            ];
+            for (name, field) in usual {
+                field.get_or_insert_with(|| name.into());
+            }
+        }
         let name = |named: &Option<String>, usual: &str| named.clone().unwrap_or_else(|| usual.into());
         let unk = name(&config.unk_token, "[UNK]");
         let (cls, sep) = (name(&config.cls_token, "[CLS]"), name(&config.sep_token, "[SEP]"));
@@ -139,6 +151,9 @@ impl Tokenizer {
             ..WordPieceOptions::default()
         };
         let wordpiece = WordPiece::new(pieces, options, path)?;
+        if framed {
+            return Self::of_value(framed_as_roberta(&wordpiece, config.mask_token.as_deref()), path, config);
+        }
         Ok(Self::of(Kind::WordPiece(Box::new(wordpiece)), config))
     }
 
@@ -479,6 +494,30 @@ fn tokenizer_json(wordpiece: &WordPiece) -> Value {
             "vocab": vocab,
         },
     })
+}
+
+/// Whether a `vocab.txt` is MPNet's: BERT's pieces between RoBERTa's special tokens. The config says so, or the pieces without one.
+fn is_framed_as_roberta(pieces: &[String], config: &TokenizerConfig) -> bool {
+    let class = config.raw.as_ref().and_then(|raw| raw.get("tokenizer_class")?.as_str());
+    let has = |piece: &str| pieces.iter().any(|p| p == piece);
+    match class {
+        Some(class) => class.starts_with("MPNet"),
+        None => config.cls_token.is_none() && !has("[CLS]") && has("<s>") && has("</s>"),
+    }
+}
+
+/// `tokenizer.json` for such a vocabulary: two separators between the texts of a pair, no segments, and the mask takes the space before it.
+fn framed_as_roberta(wordpiece: &WordPiece, mask: Option<&str>) -> Value {
+    let mut value = tokenizer_json(wordpiece);
+    if let (Some((cls, sep)), Some((cls_id, sep_id))) = (&wordpiece.options().template, wordpiece.template()) {
+        value["post_processor"] = json!({
+            "type": "RobertaProcessing", "sep": [sep, sep_id], "cls": [cls, cls_id], "trim_offsets": true, "add_prefix_space": false,
+        });
+    }
+    for token in value["added_tokens"].as_array_mut().into_iter().flatten().filter(|token| token["content"].as_str() == mask) {
+        token["lstrip"] = true.into();
+    }
+    value
 }
 
 /// Reads `vocab.txt`: one piece a line. Empty lines at the end do not count.
