@@ -4,10 +4,12 @@
 
 use std::path::Path;
 
+use cloze::model::files::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapted, Adapter};
 use cloze::model::files::container::Container;
 use cloze::model::files::safetensors::TensorFiles;
 use cloze::model::files::sentence::SentenceModel;
-use cloze::task::{Columns, Rows, TASKS};
+use cloze::task::context::SETTINGS_FILE;
+use cloze::task::{Columns, Rows, Settings, TASKS};
 use cloze::text::read::{Documents, ReadOptions, expand};
 use cloze::text::shard::Shard;
 use cloze::text::{Dataset, MANIFEST, Manifest, Split, Tokenizer};
@@ -19,7 +21,7 @@ use cloze::train::pretrain::PretrainRun;
 pub type Parser = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const PARSERS: [Parser; 23] = [
+pub const PARSERS: [Parser; 28] = [
     ("safetensors", safetensors),
     ("model_config", model_config),
     ("tokenizer_json", tokenizer_json),
@@ -43,6 +45,11 @@ pub const PARSERS: [Parser; 23] = [
     ("spiece_model", |bytes| tokenizer_files(&[("spiece.model", bytes)])),
     ("vocab_json", |bytes| tokenizer_files(&[("vocab.json", bytes), ("merges.txt", MERGES)])),
     ("merges_txt", |bytes| tokenizer_files(&[("vocab.json", VOCAB), ("merges.txt", bytes)])),
+    ("table_conll", |bytes| ["table.conll", "table.conllu"].into_iter().for_each(|name| table(name, bytes))),
+    ("table_json", |bytes| table("table.json", bytes)),
+    ("adapter_config", |bytes| adapter(bytes, ADAPTER_TENSORS)),
+    ("adapter_weights", |bytes| adapter(ADAPTER, bytes)),
+    ("task_settings", task_settings),
 ];
 
 /// Run the parser of that name.
@@ -218,5 +225,28 @@ fn tokenizer_files(files: &[(&str, &[u8])]) {
         if let Ok(tokenizer) = Tokenizer::load(folder) {
             encode(&tokenizer);
         }
+    });
+}
+
+const ADAPTER: &[u8] = include_bytes!("../../fixtures/adapters/bert/adapter_config.json");
+const ADAPTER_TENSORS: &[u8] = include_bytes!("../../fixtures/adapters/bert/adapter_model.safetensors");
+const BASE: &[u8] = include_bytes!("../../fixtures/families/bert/config.json");
+const BODY: &[u8] = include_bytes!("../../fixtures/families/bert/body.safetensors");
+
+/// An adapter that is put on a base, its products added up.
+fn adapter(config: &[u8], tensors: &[u8]) {
+    file(ADAPTER_CONFIG, config, |folder, _| {
+        std::fs::write(folder.join(ADAPTER_WEIGHTS), tensors).expect("a temporary file");
+        let Ok(adapter) = Adapter::read(folder) else { return };
+        file("config.json", BASE, |base, _| {
+            std::fs::write(base.join("model.safetensors"), BODY).expect("a temporary file");
+            let _ = Adapted::open(base, Some(adapter), None, 0).and_then(|adapted| adapted.values());
+        });
+    });
+}
+
+fn task_settings(bytes: &[u8]) {
+    file(SETTINGS_FILE, bytes, |folder, _| {
+        let _ = Settings::read(folder);
     });
 }

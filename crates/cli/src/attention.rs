@@ -140,7 +140,7 @@ fn ablation(args: &Args, options: &Options, pipeline: &Pipeline, text: &str, off
     let paint = Paint { colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() };
     let told = |answer: &Value| match found.measure {
         cloze::attention::Measure::Cosine => String::new(), // vectors say little to a reader
-        _ => task.text(&Value::String(text.to_owned()), answer, paint),
+        _ => task.text(pipeline.context(), &Value::String(text.to_owned()), answer, paint),
     };
     print_line(format!("{}: {} {:.4} with all heads", found.task, found.measure.name(), found.whole))?;
     let whole = told(&found.answer);

@@ -72,6 +72,9 @@ struct Entry {
     catalogue: Option<PathBuf>,
     #[serde(default)]
     max_length: Option<usize>,
+    /// The figure that counts in the mean; the task's usual one where not given.
+    #[serde(default)]
+    metric: Option<String>,
 }
 
 pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
@@ -81,8 +84,9 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     let (Some(model), Some(data)) = (args.model, args.data) else { anyhow::bail!("give --model and --data, or --suite") };
     let columns = args.columns.columns();
     let (options_asked, catalogue, max_length) = (args.ask.options()?, args.catalogue, args.max_length);
+    let (task, options_of) = (args.task, options_asked);
     let entry =
-        Entry { name: None, model, adapter: args.adapter, data, task: args.task, columns, options: options_asked, catalogue, max_length };
+        Entry { name: None, model, adapter: args.adapter, data, task, columns, options: options_of, catalogue, max_length, metric: None };
     let (task, rows, figures) = evaluate(&entry, args.predictions.as_deref(), options)?;
     if options.json {
         let mut line = serde_json::json!({"task": task, "rows": rows, "metrics": figures.values});
@@ -137,38 +141,58 @@ fn evaluate(entry: &Entry, predictions: Option<&Path>, options: &Options) -> any
 
 /// Figures one to a line.
 pub(crate) fn lines(figures: &BTreeMap<String, f64>) -> String {
-    figures.iter().map(|(name, value)| format!("{name:<16}{value:>9.4}")).collect::<Vec<_>>().join("\n")
+    let width = figures.keys().map(String::len).max().unwrap_or(0).max(16);
+    let figure = |(name, value): (&String, &f64)| match name.as_str() {
+        "candidates" => format!("{name:<width$}{value:>9}"), // a count
+        _ => format!("{name:<width$}{value:>9.4}"),
+    };
+    figures.iter().map(figure).collect::<Vec<_>>().join("\n")
 }
 
 fn suite(path: &Path, options: &Options) -> anyhow::Result<u8> {
     let suite: Suite = cloze::train::run::read(path, &[])?;
-    let width = 24;
-    let mut goals = Vec::new();
+    let names: Vec<String> = suite.run.iter().map(|e| e.name.clone().unwrap_or_else(|| e.data.display().to_string())).collect();
+    let width = names.iter().map(|n| n.chars().count() + 2).max().unwrap_or(0).max(24);
+    let (mut main, mut failed) = (Vec::new(), Vec::new());
     if !options.json {
-        print_line(format!("{:<width$}{:<24}{:>8}  figures", "name", "task", "rows"))?;
+        print_line(format!("{:<width$}{:<26}{:>8}  figures", "name", "task", "rows"))?;
     }
-    for entry in &suite.run {
-        let name = entry.name.clone().unwrap_or_else(|| entry.data.display().to_string());
-        let (task, rows, figures) = evaluate(entry, None, options).with_context(|| name.clone())?;
-        let goal = cloze::task::task(task).and_then(|t| t.learning()).map_or(&[][..], |l| l.goals());
-        if let Some(value) = goal.iter().find_map(|g| figures.values.get(*g)) {
-            goals.push(*value);
-        }
+    for (entry, name) in suite.run.iter().zip(&names) {
+        // One that fails leaves the others their figures.
+        let (task, rows, mut figures) = match evaluate(entry, None, options) {
+            Ok(found) => found,
+            Err(error) => {
+                eprintln!("{name}: {}", crate::told(&error));
+                failed.push(name.as_str());
+                continue;
+            }
+        };
+        let goals = cloze::task::task(task).and_then(|t| t.learning()).map_or(&[][..], |l| l.goals());
+        let chosen = match &entry.metric {
+            Some(metric) if !figures.values.contains_key(metric) => {
+                let known: Vec<&str> = figures.values.keys().map(String::as_str).collect();
+                anyhow::bail!("{}: {name}: metric = {metric:?}: the figures are {}", path.display(), known.join(", "));
+            }
+            Some(metric) => Some(metric.clone()),
+            None => goals.iter().find(|g| figures.values.contains_key(**g)).map(|g| (*g).to_owned()),
+        };
         if options.json {
-            print_json(&serde_json::json!({"name": name, "task": task, "rows": rows, "metrics": figures.values}))?;
-        } else {
-            let figures: Vec<String> = figures.values.iter().map(|(k, v)| format!("{k} {v:.4}")).collect();
-            print_line(format!("{name:<width$}{task:<24}{rows:>8}  {}", figures.join("  ")))?;
+            let value = chosen.as_ref().and_then(|c| figures.values.get(c));
+            let line =
+                serde_json::json!({"name": name, "task": task, "rows": rows, "metric": chosen, "value": value, "metrics": figures.values});
+            print_json(&line)?;
+            continue;
         }
+        // the main figure first
+        let first = chosen.and_then(|c| figures.values.remove_entry(&c));
+        main.extend(first.iter().map(|(_, value)| *value));
+        let told: Vec<String> = first.iter().map(|(k, v)| (k, v)).chain(&figures.values).map(|(k, v)| format!("{k} {v:.4}")).collect();
+        print_line(format!("{name:<width$}{task:<26}{rows:>8}  {}", told.join("  ")))?;
     }
-    if !options.json && !goals.is_empty() {
-        print_line(format!(
-            "{:<width$}{:<24}{:>8}  {:.4}",
-            "mean of first figures",
-            "",
-            "",
-            goals.iter().sum::<f64>() / goals.len() as f64
-        ))?;
+    if !options.json && !main.is_empty() {
+        let mean = main.iter().sum::<f64>() / main.len() as f64;
+        print_line(format!("{:<width$}{:<26}{:>8}  {mean:.4}", "mean of the first figures", "", ""))?;
     }
+    anyhow::ensure!(failed.is_empty(), "{} of {} evaluations failed: {}", failed.len(), suite.run.len(), failed.join(", "));
     Ok(0)
 }

@@ -28,8 +28,8 @@ pub(crate) struct Args {
     /// Labelled rows to train on: csv, tsv, jsonl, json, conll, also .gz and .zst
     #[arg(long, required_unless_present = "recipe")]
     train: Option<PathBuf>,
-    /// Labelled rows to choose the best epoch by
-    #[arg(long, required_unless_present = "recipe")]
+    /// Labelled rows to choose the best epoch by; without them every tenth training row is held out
+    #[arg(long)]
     dev: Option<PathBuf>,
     /// The run's folder; the model is written to its model/
     #[arg(long, required_unless_present = "recipe")]
@@ -139,8 +139,17 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
         }
     }
     options.say(format!("model: {}", best.1.display()));
-    options.say(format!("try it:  cloze predict --model {} \"a text\"", best.1.display()));
+    options.say(format!("try it:  cloze predict --model {} {}", best.1.display(), sample(&settings.task)));
     Ok(0)
+}
+
+/// An input of the task as a shell takes it.
+fn sample(task: &str) -> String {
+    let sample = cloze::task::task(task).map(|t| t.sample()).unwrap_or_default();
+    match sample.as_object().map(|o| (o.len(), o.get("text").and_then(|t| t.as_str()))) {
+        Some((1, Some(text))) => format!("\"{text}\""),
+        _ => format!("'{sample}'"),
+    }
 }
 
 /// Mean and sample deviation of each figure over the seeds.

@@ -45,10 +45,13 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     report.insert("folder".into(), json!(folder));
     if is_adapter(&folder) {
         report.insert("adapter".into(), describe_adapter(&folder)?);
-    } else if folder.join("config.json").exists() {
+    } else if ["config.json", "bert_config.json", "model.safetensors", "pytorch_model.bin", "bert_model.ckpt.index"]
+        .iter()
+        .any(|f| folder.join(f).exists())
+    {
         // A model that does not load is what the doctor is for.
-        let model = describe_model(&folder, args.tensors).or_else(|error| describe_files(&folder, args.tensors).map_err(|_| error))?;
-        report.insert("model".into(), model);
+        let model = describe_model(&folder, args.tensors).or_else(|_| describe_files(&folder, args.tensors));
+        report.insert("model".into(), model.unwrap_or_else(|_| json!({"loads": false})));
         report.insert("findings".into(), json!(examine(&folder)));
     }
     if folder.join(MANIFEST).exists() {
@@ -96,9 +99,9 @@ fn describe_model(folder: &Path, tensors: bool) -> anyhow::Result<Value> {
     let mut value = json!({
         "family": m.family,
         "architecture": format!("{} layers × {} hidden, {} heads of {}, feed-forward {}", b.num_hidden_layers, b.hidden_size, b.num_attention_heads, b.head_dim(), b.intermediate_size),
-        "norm": format!("{:?}, {:?}, eps {}", b.norm_placement, b.norm, b.layer_norm_eps),
-        "position": format!("{:?}{relative}", b.position),
-        "feed_forward": format!("{:?}, {:?}", b.mlp, b.hidden_act),
+        "norm": format!("{}, {:?}, eps {:e}", format!("{:?}", b.norm_placement).to_lowercase(), b.norm, b.layer_norm_eps),
+        "position": position(b.position) + &relative,
+        "feed_forward": format!("{}, {}", format!("{:?}", b.mlp).to_lowercase(), activation(b.hidden_act)),
         "biases": b.linear_bias,
         "vocabulary": b.vocab_size,
         "tied_embeddings": b.tie_word_embeddings,
@@ -113,6 +116,24 @@ fn describe_model(folder: &Path, tensors: bool) -> anyhow::Result<Value> {
         map.insert("tensors".into(), Value::Object(list));
     }
     Ok(value)
+}
+
+fn position(position: model::blueprint::Position) -> String {
+    use model::blueprint::Position;
+    match position {
+        Position::Learned { max, offset: 0 } => format!("learned, {max} places"),
+        Position::Learned { max, offset } => format!("learned, {} places from row {offset} on", max.saturating_sub(offset)),
+        Position::Rotary { max, theta } => format!("rotary, {max} places, base {theta}"),
+    }
+}
+
+fn activation(activation: cloze::tensor::ops::activation::Activation) -> String {
+    use cloze::tensor::ops::activation::Activation;
+    match activation {
+        Activation::Gelu => "gelu (by erf)".into(),
+        Activation::GeluTanh => "gelu (by its tanh approximation)".into(),
+        other => format!("{other:?}").to_lowercase(),
+    }
 }
 
 fn heads(heads: &model::Heads) -> Vec<&'static str> {
@@ -188,6 +209,8 @@ fn describe_files(folder: &Path, tensors: bool) -> anyhow::Result<Value> {
     Ok(value)
 }
 
+/// Tensors that a comparison lists.
+const SHOWN: usize = 12;
 /// Texts for a comparison when none is given.
 const TEXTS: [&str; 2] = ["The cat sat on the mat.", "猫坐在垫子上。"];
 
@@ -205,18 +228,19 @@ fn against(folder: &Path, other: &Path, texts: &[String], options: &Options) -> 
     }
     for (names, whose) in [(&c.only_first, "first"), (&c.only_second, "second")] {
         if !names.is_empty() {
-            print_line(format_args!("  only in the {whose}: {}", names.join(", ")))?;
+            let more = if names.len() > SHOWN { format!(", and {} more; --json lists all", names.len() - SHOWN) } else { String::new() };
+            print_line(format_args!("  only in the {whose}: {}{more}", names[..names.len().min(SHOWN)].join(", ")))?;
         }
     }
     for shapes in &c.shapes {
         print_line(format_args!("  shapes  {shapes}"))?;
     }
     print_line(format_args!("  weights  {} tensors equal, {} different", c.equal, c.weights.len()))?;
-    for d in c.weights.iter().take(12) {
+    for d in c.weights.iter().take(SHOWN) {
         print_line(format_args!("    {:<60} by {:.3e} ({:.2e} of the largest value)", d.name, d.largest, d.relative))?;
     }
-    if c.weights.len() > 12 {
-        print_line(format_args!("    and {} more; --json lists all", c.weights.len() - 12))?;
+    if c.weights.len() > SHOWN {
+        print_line(format_args!("    and {} more; --json lists all", c.weights.len() - SHOWN))?;
     }
     if let Some(why) = &c.not_run {
         print_line(format_args!("  not run side by side: {why}"))?;

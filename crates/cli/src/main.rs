@@ -137,7 +137,7 @@ fn main() -> std::process::ExitCode {
 }
 
 /// The error and its causes; a cause that is told already is not told twice.
-fn told(error: &anyhow::Error) -> String {
+pub(crate) fn told(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if !text.contains(&cause) {

@@ -85,7 +85,7 @@ impl Answering<'_> {
                 line.insert("answer".into(), answer);
                 text += &Value::Object(line).to_string();
             } else {
-                text += &self.task.text(input, &answer, self.paint);
+                text += &self.task.text(self.pipeline.context(), input, &answer, self.paint);
             }
             text.push('\n');
         }

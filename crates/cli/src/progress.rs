@@ -237,7 +237,9 @@ fn metrics(metrics: &std::collections::BTreeMap<String, f64>) -> String {
 
 /// A figure in the form that its name asks for.
 pub(crate) fn metric(name: &str, value: f64) -> String {
-    if name.contains("accuracy") {
+    if name == "candidates" {
+        format!("{value}")
+    } else if name.contains("accuracy") {
         percent(value)
     } else if name.contains("perplexity") && value >= 100.0 {
         format!("{value:.0}")

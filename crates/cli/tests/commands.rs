@@ -209,6 +209,13 @@ fn from_a_recipe_to_answers() {
     world.write("suite.toml", "[[run]]\nname = \"animals\"\nmodel = \"classifier/model\"\ndata = \"dev.tsv\"\n");
     let suite = world.run("evaluate --suite suite.toml --json --quiet").well().json();
     assert_eq!((&suite[0]["name"], suite[0]["rows"].as_u64()), (&"animals".into(), Some(60)));
+    let two = "[[run]]\nname = \"gone\"\nmodel = \"gone/model/x\"\ndata = \"dev.tsv\"\n[[run]]\nmodel = \"classifier/model\"\ndata = \"dev.tsv\"\nmetric = \"mcc\"\n";
+    world.write("suite.toml", two);
+    let run = world.run("evaluate --suite suite.toml --quiet");
+    assert!(run.out.contains("60  mcc "), "one that fails leaves the others their figures: {}", run.out);
+    run.fails(1, &["1 of 2 evaluations failed: gone"]);
+    world.write("suite.toml", two.replace("mcc", "bleu"));
+    world.run("evaluate --suite suite.toml --quiet").fails(1, &["bleu", "accuracy"]);
     world.write("suite.toml", "[[run]]\nmodle = \"classifier/model\"\n");
     world.run("evaluate --suite suite.toml").fails(1, &["suite.toml", "modle"]);
 

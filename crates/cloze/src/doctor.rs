@@ -6,6 +6,7 @@ use std::path::Path;
 use cloze_model::files::config::{Config, read_json};
 use cloze_model::files::container::Container;
 use cloze_model::files::sentence::SentenceModel;
+use cloze_model::registry::family;
 use cloze_model::{ModelError, load};
 use cloze_tensor::ops::activation::Activation;
 use cloze_text::Tokenizer;
@@ -56,7 +57,17 @@ impl Findings {
 pub fn examine(folder: &Path) -> Vec<Finding> {
     let mut found = Findings::default();
     match load(folder) {
-        Err(error) => found.add(Weight::Fault, format!("the model cannot be loaded: {error}")),
+        Err(error) => {
+            found.add(Weight::Fault, format!("the model cannot be loaded: {error}"));
+            let elsewhere = |name: &str| folder.join(name).exists();
+            if elsewhere("pytorch_model.bin") || elsewhere("bert_model.ckpt.index") || elsewhere("pytorch_model.bin.index.json") {
+                let text = format!(
+                    "the weights are another program's: cloze convert --from {} --out DIR makes a folder of them",
+                    folder.display()
+                );
+                found.add(Weight::Note, text);
+            }
+        }
         Ok(loaded) => {
             let b = &loaded.model.blueprint;
             let new = &loaded.report.new;
@@ -200,7 +211,7 @@ pub struct Difference {
     pub name: String,
     /// The largest difference of two values.
     pub largest: f32,
-    /// The same over the largest value of the first.
+    /// The same over the largest value of both.
     pub relative: f32,
 }
 
@@ -211,7 +222,7 @@ impl Difference {
         for (a, b) in a.iter().zip(b) {
             let d = (a - b).abs();
             largest = if d.is_nan() { f32::INFINITY } else { largest.max(d) };
-            scale = scale.max(a.abs());
+            scale = scale.max(a.abs()).max(b.abs());
         }
         Self { name: name.into(), largest, relative: if largest == 0.0 { 0.0 } else { largest / scale.max(f32::MIN_POSITIVE) } }
     }
@@ -260,27 +271,33 @@ pub const BOUND: f32 = 1e-4;
 /// When the weights of one cannot be read.
 pub fn compare(device: &Device, first: &Path, second: &Path, texts: &[String]) -> Result<Comparison, Error> {
     let (a, b) = (Container::of_safetensors(first)?, Container::of_safetensors(second)?);
+    let (names_a, names_b) = (plain_names(first, &a), plain_names(second, &b));
+    let only = |x: &BTreeMap<String, &str>, y: &BTreeMap<String, &str>| -> Vec<String> {
+        x.iter().filter(|(plain, _)| !y.contains_key(*plain)).map(|(_, name)| (*name).to_owned()).collect()
+    };
     let mut c = Comparison {
         config: configs(first, second)?,
-        only_first: a.names().filter(|n| b.describe(n).is_none()).map(str::to_owned).collect(),
-        only_second: b.names().filter(|n| a.describe(n).is_none()).map(str::to_owned).collect(),
+        only_first: only(&names_a, &names_b),
+        only_second: only(&names_b, &names_a),
         shapes: vec![],
         weights: vec![],
         equal: 0,
         texts: vec![],
         not_run: None,
     };
-    for name in a.names() {
-        let (Some((x, _)), Some((y, _))) = (a.describe(name), b.describe(name)) else { continue };
+    for (plain, name) in &names_a {
+        let Some(other) = names_b.get(plain) else { continue };
+        let (Some((x, _)), Some((y, _))) = (a.describe(name), b.describe(other)) else { continue };
         if x != y {
             c.shapes.push(format!("{name}: {x:?} and {y:?}"));
             continue;
         }
-        let (Some(x), Some(y)) = (a.f32(name), b.f32(name)) else { continue };
-        let difference = Difference::of(name, &x, &y);
+        let (Some(x), Some(y)) = (a.f32(name), b.f32(other)) else { continue };
+        let difference = Difference::of(*name, &x, &y);
         if difference.largest == 0.0 { c.equal += 1 } else { c.weights.push(difference) }
     }
     c.weights.sort_by(|x, y| y.relative.total_cmp(&x.relative));
+    drop((names_a, names_b));
     drop((a, b));
     let load = |folder: &Path| Pipeline::load(device, folder, Precision::F32, None);
     match (load(first), load(second)) {
@@ -295,6 +312,20 @@ pub fn compare(device: &Device, first: &Path, second: &Path, texts: &[String]) -
         (Err(error), _) | (_, Err(error)) => c.not_run = Some(error.to_string()),
     }
     Ok(c)
+}
+
+/// The tensors of a folder by what they are: without the body's prefix, which a body alone lacks, LayerNorm's parameters by their later names, and
+/// without the buffers that hold no weights.
+fn plain_names<'a>(folder: &Path, container: &'a Container) -> BTreeMap<String, &'a str> {
+    let config = Config::read(&folder.join("config.json")).ok();
+    let family = config.as_ref().and_then(|c| family(c.text("model_type").ok()?));
+    let prefix = family.map_or("", |f| f.prefix);
+    let weights = container.names().filter(|n| !n.ends_with("position_ids") && !n.ends_with("token_type_ids"));
+    let plain = |name: &str| {
+        let own = name.strip_prefix(prefix).unwrap_or(name);
+        own.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    };
+    weights.map(|name| (plain(name), name)).collect()
 }
 
 fn on_text(a: &Pipeline, b: &Pipeline, text: &str) -> Result<OnText, Error> {

@@ -357,7 +357,7 @@ fn answers(
         let pipeline = Pipeline::load(device, folder, Precision::F32, None)?;
         let test = Rows::read_all(&labelled.files[2], &FIELDS, &Columns::default(), true)?;
         let shown: Vec<Row> = test.iter().step_by((test.len() / 5).max(1)).take(5).cloned().collect();
-        let inputs: Vec<TextInput> = shown.iter().map(TextInput::of).collect();
+        let inputs: Vec<TextInput> = shown.iter().map(TextInput::of).collect::<Result<_, _>>()?;
         for ((row, input), answer) in shown.iter().zip(&inputs).zip(pipeline.classify(&inputs)?) {
             let Some(best) = answer.first() else { continue };
             let verdict = if row.written("label").is_ok_and(|l| l == best.label) { "✓" } else { "✗" };

@@ -223,4 +223,5 @@ fn two_models_part_where_they_differ() {
     // a bare body against all of it
     let c = compare(&device, &fixture("sentence"), a.path(), &texts).unwrap();
     assert!(c.only_second.iter().any(|n| n == "cls.predictions.bias") && c.config.iter().any(|(key, ..)| key == "architectures"), "{c:?}");
+    assert!(c.only_first.is_empty() && c.equal + c.weights.len() > 30, "names are compared without the body's prefix: {c:?}");
 }

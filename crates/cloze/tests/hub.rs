@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use cloze::hub::{Hub, HubError, Name};
@@ -118,6 +118,12 @@ fn answer(
         }
         return plain(&mut stream, "200 OK", format!("{{\"sha\": \"{COMMIT}\", \"siblings\": [{}]}}", names.join(",")).as_bytes());
     }
+    // An old name leads to the new one, on the hub itself.
+    if path.contains("tiny-old") {
+        let to = path.replace("/api/models/tiny-old", "/api/models/org/tiny").replace("/tiny-old/", "/org/tiny/");
+        let _ = write!(stream, "HTTP/1.1 307 Temporary Redirect\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        return;
+    }
     let Some(bytes) = path.strip_prefix(&format!("/org/tiny/resolve/{COMMIT}/")).and_then(|name| files.get(name)) else {
         return plain(&mut stream, "404 Not Found", b"");
     };
@@ -231,4 +237,38 @@ fn a_token_opens_what_is_gated() {
     let cache = tempfile::tempdir().unwrap();
     let hub = Hub { token: Some("secret".into()), ..Server::start(Fault::Gated).hub(cache.path()) };
     assert!(hub.folder(&name(), &mut |_| ()).is_ok());
+}
+
+#[test]
+fn an_old_name_leads_to_the_new_one() {
+    let server = Server::start(Fault::None);
+    let cache = tempfile::tempdir().unwrap();
+    let folder = server.hub(cache.path()).folder(&Name::parse("tiny-old").unwrap(), &mut |_| ()).unwrap();
+    assert_eq!(folder, cache.path().join("models--tiny-old/snapshots").join(COMMIT));
+    assert!(cloze::model::load(&folder).is_ok());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_removed_blob_is_fetched_again() {
+    let server = Server::start(Fault::None);
+    let cache = tempfile::tempdir().unwrap();
+    let hub = server.hub(cache.path());
+    let folder = hub.folder(&name(), &mut |_| ()).unwrap();
+    std::fs::remove_dir_all(cache.path().join("models--org--tiny/blobs")).unwrap();
+    assert!(hub.cached(&name()).is_none());
+    assert_eq!(hub.folder(&name(), &mut |_| ()).unwrap(), folder);
+    assert!(cloze::model::load(&folder).is_ok());
+}
+
+#[test]
+fn two_programs_fetch_a_model_once() {
+    let server = Server::start(Fault::None);
+    let cache = tempfile::tempdir().unwrap();
+    let folders: Vec<PathBuf> = std::thread::scope(|scope| {
+        let fetch = || server.hub(cache.path()).folder(&name(), &mut |_| ());
+        let running: Vec<_> = (0..4).map(|_| scope.spawn(fetch)).collect();
+        running.into_iter().map(|r| r.join().unwrap().unwrap()).collect()
+    });
+    assert!(folders.iter().all(|f| *f == folders[0]) && cloze::model::load(&folders[0]).is_ok());
 }

@@ -238,7 +238,20 @@ fn what_is_broken_is_told() {
     };
     let config: Value = serde_json::from_slice(&std::fs::read(at.join(ADAPTER_CONFIG)).unwrap()).unwrap();
     assert_eq!(error(&config, &all()), "");
-    let changes: [(&str, Change); 6] = [
+    let changes: [(&str, Change); 19] = [
+        ("peft_type", Box::new(|c| c["peft_type"] = Value::Null)),
+        ("peft_type", Box::new(|c| c["peft_type"] = json!(["LORA"]))),
+        ("`peft_type` is \"lora\"", Box::new(|c| c["peft_type"] = json!("lora"))),
+        ("use_dora", Box::new(|c| c["use_dora"] = json!("no"))),
+        ("lora_bias", Box::new(|c| c["lora_bias"] = json!(true))),
+        ("use_qalora", Box::new(|c| c["use_qalora"] = json!(true))),
+        ("use_rslora", Box::new(|c| c["use_rslora"] = json!("yes"))),
+        ("lora_alpha", Box::new(|c| c["lora_alpha"] = json!(-1))),
+        ("lora_alpha", Box::new(|c| c["lora_alpha"] = json!(1e300))),
+        ("revision", Box::new(|c| c["revision"] = json!(7))),
+        ("task_type", Box::new(|c| c["task_type"] = json!(["SEQ_CLS"]))),
+        ("alpha_pattern", Box::new(|c| c["alpha_pattern"] = json!([1]))),
+        ("alpha_pattern", Box::new(|c| c["alpha_pattern"] = json!({"query": "much", "key": "much", "value": "much", "dense": "much"}))),
         ("`peft_type` is \"IA3\"", Box::new(|c| c["peft_type"] = json!("IA3"))),
         ("use_dora", Box::new(|c| c["use_dora"] = json!(true))),
         ("fan_in_fan_out", Box::new(|c| c["fan_in_fan_out"] = json!(true))),
@@ -282,11 +295,30 @@ fn what_is_broken_is_told() {
     assert!(says.contains("--model BASE --adapter"), "{says}");
     let says = cloze_model::load(&copy).unwrap_err().to_string();
     assert!(says.contains("cloze convert --from"), "{says}");
-    for damaged in [vec![], b"{}".to_vec(), vec![0xff; 40]] {
+    let sound = std::fs::read(at.join(ADAPTER_WEIGHTS)).unwrap();
+    let told = || Adapter::read(&copy).err().map(|e| e.to_string()).unwrap_or_default();
+    let cut = |n: usize| sound[..n].to_vec();
+    let of_length = |n: u64| [&n.to_le_bytes(), &sound[8..]].concat();
+    let damaged =
+        [vec![], b"{}".to_vec(), vec![0xff; 40], cut(7), cut(200), cut(sound.len() - 1), of_length(u64::MAX), of_length(9), of_length(0)];
+    for damaged in damaged {
         std::fs::write(copy.join(ADAPTER_WEIGHTS), &damaged).unwrap();
-        assert!(Adapter::read(&copy).is_err());
-        std::fs::write(copy.join(ADAPTER_CONFIG), &damaged).unwrap();
-        assert!(Adapter::read(&copy).is_err());
-        std::fs::write(copy.join(ADAPTER_CONFIG), config.to_string()).unwrap();
+        let error = told();
+        assert!(error.contains(ADAPTER_WEIGHTS) && error.contains("not a sound safetensors file"), "{error}");
     }
+    std::fs::write(copy.join(ADAPTER_WEIGHTS), &sound).unwrap();
+    for (damaged, says) in [
+        (b"".as_slice(), "line 1"),
+        (b"[]", "an object"),
+        (b"null", "an object"),
+        (b"{\"peft_type\": \"LORA\"", "line 1"),
+        (b"\xff{}", "line 1"),
+    ] {
+        std::fs::write(copy.join(ADAPTER_CONFIG), damaged).unwrap();
+        let error = told();
+        assert!(error.contains(ADAPTER_CONFIG) && error.contains(says), "{error}");
+    }
+    std::fs::write(copy.join(ADAPTER_CONFIG), config.to_string()).unwrap();
+    std::fs::remove_file(copy.join(ADAPTER_WEIGHTS)).unwrap();
+    assert!(told().contains(ADAPTER_WEIGHTS));
 }

@@ -101,6 +101,49 @@ fn broken_configurations_name_the_key() {
     }
 }
 
+/// What only some families have is refused by key as well.
+#[test]
+fn broken_configurations_of_other_families_name_the_key() {
+    let cases: [(&str, &str, Value, &[&str]); 22] = [
+        ("roberta", "position_embedding_type", json!("relative_key"), &["position_embedding_type", "relative_key", "absolute"]),
+        ("roberta", "pad_token_id", json!("<pad>"), &["pad_token_id"]),
+        ("roberta", "pad_token_id", json!(1u64 << 50), &["pad_token_id"]),
+        ("roberta", "max_position_embeddings", json!(1), &["config.json"]),
+        ("roberta", "type_vocab_size", json!("1"), &["type_vocab_size"]),
+        ("camembert", "add_cross_attention", json!(true), &["add_cross_attention"]),
+        ("distilbert", "dim", Value::Null, &["dim", "nothing"]),
+        ("distilbert", "n_heads", json!(0), &["0"]),
+        ("distilbert", "n_layers", json!(1u64 << 39), &["n_layers"]),
+        ("distilbert", "activation", json!("swish2"), &["activation", "swish2"]),
+        ("distilbert", "attention_dropout", json!(-0.1), &["attention_dropout"]),
+        ("electra", "embedding_size", json!(0), &["embedding_size"]),
+        ("electra", "summary_type", json!("last"), &["summary_type", "last"]),
+        ("electra", "summary_use_proj", json!(false), &["summary_use_proj"]),
+        ("albert", "inner_group_num", json!(2), &["inner_group_num", "2"]),
+        ("albert", "num_hidden_groups", json!(0), &["num_hidden_groups"]),
+        ("modernbert", "layer_types", json!(["full_attention"]), &["layer_types"]),
+        ("modernbert", "local_attention", json!("wide"), &["local_attention"]),
+        ("modernbert", "attention_bias", json!(true), &["attention_bias"]),
+        ("modernbert", "classifier_pooling", json!("max"), &["classifier_pooling", "max"]),
+        ("nomic_bert", "head_dim", json!(7), &["head_dim", "7"]),
+        ("roformer", "rotary_value", json!(true), &["rotary_value"]),
+    ];
+    let mut wrong = String::new();
+    for (family, key, value, said) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let at = fixture("families").join(family);
+        std::fs::copy(at.join("body.safetensors"), folder.path().join("model.safetensors")).unwrap();
+        let mut config: Value = serde_json::from_slice(&std::fs::read(at.join("config.json")).unwrap()).unwrap();
+        config[key] = value.clone();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let error = load(folder.path()).err().map_or_else(|| "it loaded".into(), |e| e.to_string());
+        if !error.contains("config.json") || said.iter().any(|part| !error.contains(part)) {
+            wrong += &format!("{family}, {key} = {value}: {said:?} is not said in: {error}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
 #[test]
 fn broken_files_are_named() {
     // no folder, no configuration, no weights

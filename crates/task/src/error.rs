@@ -16,7 +16,7 @@ pub enum TaskError {
     #[error(transparent)]
     Model(#[from] cloze_model::ModelError),
     /// The file has no column for a value.
-    #[error("{}: no column for `{role}`; it has {}; name one with --column {role}=NAME", path.display(), columns.join(", "))]
+    #[error("{}: no column for `{role}`; it has {}{hint}; name one with --column {role}=NAME", path.display(), columns.join(", "))]
     Column {
         /// The file.
         path: PathBuf,
@@ -24,6 +24,8 @@ pub enum TaskError {
         role: &'static str,
         /// The columns that are there.
         columns: Vec<String>,
+        /// What may be the matter.
+        hint: &'static str,
     },
     /// A column was named for a value that the task does not have.
     #[error("the task has no value `{field}`; it has {known}")]

@@ -108,7 +108,7 @@ impl Task for ExtractiveSummarization {
         }))
     }
 
-    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
+    fn text(&self, _: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
         let Ok(row) = rows::input(self.name(), self.fields(), input) else { return String::new() };
         let answer: Answer = serde_json::from_value(answer.clone()).unwrap_or_default();
         let shown = parts(&row).unwrap_or_default().into_iter().enumerate().map(|(i, part)| {
@@ -156,6 +156,10 @@ impl Learning for ExtractiveSummarization {
             Example { sequences: vec![sequence], target: Target::Tokens(labels), cut: false }
         };
         Ok(windows(context, &parts)?.into_iter().map(example).collect())
+    }
+
+    fn said(&self, _: &Context, answer: &Value) -> Option<String> {
+        answer.get("summary")?.as_str().map(str::to_owned)
     }
 
     fn goal(&self, _: &Context, _: &[Row]) -> &'static str {

@@ -106,7 +106,7 @@ impl Task for FillMask {
         Ok(job)
     }
 
-    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
+    fn text(&self, _: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
         let text = input.as_str().or_else(|| input.get("text").and_then(Value::as_str)).unwrap_or_default();
         let mut out = text.to_owned();
         if let Ok(fillings) = serde_json::from_value::<Vec<Filling>>(answer.clone()) {

@@ -95,7 +95,7 @@ impl Task for MaskedLmScoring {
         }))
     }
 
-    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
+    fn text(&self, _: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
         let text = |field: &str| input.get(field).and_then(Value::as_str).unwrap_or_default();
         let line = |l: Likelihood, text: &str| {
             format!("{:>9.3} {}  {text}", l.score, paint.faint(&format!("({:.2} a token)", l.score / l.tokens.max(1) as f32)))

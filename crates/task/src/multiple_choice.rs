@@ -77,7 +77,7 @@ impl Task for MultipleChoice {
         Ok(job)
     }
 
-    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
+    fn text(&self, _: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
         let answer: Vec<Scored> = serde_json::from_value(answer.clone()).unwrap_or_default();
         let mut out = input.get("question").and_then(Value::as_str).unwrap_or_default().to_owned();
         for (i, choice) in answer.iter().enumerate() {
@@ -114,6 +114,12 @@ impl Learning for MultipleChoice {
         let right = right_choice(row, &choices)?;
         let (sequences, cut) = sequences(context, row, &choices)?;
         Ok(vec![Example { sequences, target: Target::Choice(right as u32), cut }])
+    }
+
+    fn told(&self, row: &Row) -> Option<String> {
+        let choices = row.list("choices").ok()?;
+        let right = right_choice(row, &choices).ok()?;
+        choices.into_iter().nth(right)
     }
 
     fn goal(&self, _: &Context, _: &[Row]) -> &'static str {

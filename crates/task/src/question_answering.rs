@@ -108,7 +108,7 @@ impl Task for QuestionAnswering {
         Ok(Job::new(sequences, move |outputs| Step::answer(&decode(&windows, &passage, &outputs, &options, no_answer))))
     }
 
-    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
+    fn text(&self, _: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
         let text = |field: &str| input.get(field).and_then(Value::as_str).unwrap_or_default();
         let answer: Answer = serde_json::from_value(answer.clone()).unwrap_or_default();
         let best = &answer.best;
@@ -189,6 +189,16 @@ impl Learning for QuestionAnswering {
             Example { sequences: vec![sequence(w)], target: Target::Span { start, end }, cut: false }
         };
         Ok(windows.iter().map(example).collect())
+    }
+
+    fn told(&self, row: &Row) -> Option<String> {
+        let texts: Vec<String> = golds(row).ok()?.into_iter().map(|(text, _)| text).collect();
+        Some(if texts.is_empty() { "no answer".into() } else { texts.join(" or ") })
+    }
+
+    fn said(&self, _: &Context, answer: &Value) -> Option<String> {
+        let text = answer.get("answer")?.as_str()?;
+        Some(if text.is_empty() { "no answer".into() } else { text.to_owned() })
     }
 
     fn goal(&self, _: &Context, _: &[Row]) -> &'static str {

@@ -91,7 +91,7 @@ impl Task for Recommendation {
         }))
     }
 
-    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
+    fn text(&self, _: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
         let history = input.get("history").and_then(texts).unwrap_or_default();
         let answer: Answer = serde_json::from_value(answer.clone()).unwrap_or_default();
         let mut out = history.join(" · ");

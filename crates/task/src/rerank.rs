@@ -73,8 +73,8 @@ impl Task for Rerank {
     fn encode(&self, context: &Arc<Context>, input: &Value, options: &Options) -> Result<Job, TaskError> {
         let row = rows::input(self.name(), self.fields(), input)?;
         let query = row.value.get("query").and_then(Value::as_str).ok_or_else(|| missing(self.name(), "query"))?;
-        let mut all = list(&row, "texts").ok_or_else(|| missing(self.name(), "texts"))?;
-        all.extend(list(&row, "negatives").unwrap_or_default());
+        let mut all = list(&row, "texts")?.ok_or_else(|| missing(self.name(), "texts"))?;
+        all.extend(list(&row, "negatives")?.unwrap_or_default());
         let mut cut = false;
         let mut sequences = Vec::new();
         for text in all {
@@ -92,10 +92,10 @@ impl Task for Rerank {
         Ok(job)
     }
 
-    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
+    fn text(&self, _: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
         let Ok(row) = rows::input(self.name(), self.fields(), input) else { return String::new() };
-        let mut all = list(&row, "texts").unwrap_or_default();
-        all.extend(list(&row, "negatives").unwrap_or_default());
+        let of = |field| list(&row, field).ok().flatten().unwrap_or_default();
+        let all = [of("texts"), of("negatives")].concat();
         let answer: Answer = serde_json::from_value(answer.clone()).unwrap_or_default();
         let mut out = row.value.get("query").and_then(Value::as_str).unwrap_or_default().to_owned();
         for ranked in answer {
@@ -133,20 +133,45 @@ impl Task for Rerank {
 
 impl Learning for Rerank {
     fn heads(&self, rows: &[Row], _: Option<Problem>, _: &mut Settings) -> Result<Heads, TaskError> {
-        rows.iter().try_for_each(|r| relevance(r).map(drop))?;
+        let (mut good, mut bad) = (false, false);
+        for row in rows {
+            for relevant in relevance(row)? {
+                good |= relevant;
+                bad |= !relevant;
+            }
+        }
+        if !(good && bad) {
+            let path = rows.first().map(|r| r.path.to_path_buf()).unwrap_or_default();
+            let problem = if good {
+                "every text answers its query, so nothing can be told apart; give texts that do not as `negatives`, or a `label` of 0"
+            } else {
+                "no text answers its query; those that do stand in `texts`, with a `label` above 0 where there are labels"
+            };
+            return Err(TaskError::TooLittle { path, problem: problem.into() });
+        }
         Ok(Heads::multi_label(vec!["relevant".into()]))
     }
 
     fn examples(&self, context: &Context, row: &Row) -> Result<Vec<Example>, TaskError> {
         let query = row.text("query")?;
-        let mut all = list(row, "texts").ok_or_else(|| row.fault("texts", "a text or a list of texts"))?;
-        all.extend(list(row, "negatives").unwrap_or_default());
+        let mut all = list(row, "texts")?.ok_or_else(|| row.fault("texts", "a text or a list of texts"))?;
+        all.extend(list(row, "negatives")?.unwrap_or_default());
         let relevant = relevance(row)?;
         let example = |(text, relevant): (String, bool)| {
             let (sequence, cut) = pair(context, query, text)?;
             Ok(Example { sequences: vec![sequence], target: Target::Classes(vec![f32::from(u8::from(relevant))]), cut })
         };
         all.into_iter().zip(relevant).map(example).collect()
+    }
+
+    fn told(&self, row: &Row) -> Option<String> {
+        let right: Vec<String> = relevance(row).ok()?.iter().enumerate().filter(|(_, r)| **r).map(|(i, _)| format!("text {i}")).collect();
+        Some(if right.is_empty() { "no text".into() } else { right.join(", ") })
+    }
+
+    fn said(&self, _: &Context, answer: &Value) -> Option<String> {
+        let best: Answer = serde_json::from_value(answer.clone()).ok()?;
+        best.first().map(|b| format!("text {}", b.index))
     }
 
     fn goal(&self, _: &Context, _: &[Row]) -> &'static str {
@@ -158,19 +183,28 @@ impl Learning for Rerank {
     }
 }
 
-/// One text is a list of one.
-fn list(row: &Row, field: &str) -> Option<Vec<String>> {
-    match row.value.get(field)? {
-        Value::String(text) if !text.starts_with('[') => Some(vec![text.clone()]),
-        list => texts(list),
+/// One text is a list of one. `None`: there is nothing; what is no text and no list is refused.
+fn list(row: &Row, field: &'static str) -> Result<Option<Vec<String>>, TaskError> {
+    match row.value.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        // a table's cell: a list as JSON, or a text, which may begin with a bracket, too
+        Some(cell @ Value::String(text)) => {
+            let found = if text.trim_start().starts_with('[') { texts(cell) } else { None };
+            Ok(Some(found.unwrap_or_else(|| vec![text.clone()])))
+        }
+        Some(list) => texts(list).map(Some).ok_or_else(|| row.fault(field, "a text or a list of texts")),
     }
 }
 
 /// Whether each text of a row answers, its negatives last.
 fn relevance(row: &Row) -> Result<Vec<bool>, TaskError> {
-    let count = list(row, "texts").map_or(0, |t| t.len());
-    let negatives = list(row, "negatives").map_or(0, |t| t.len());
-    let mut relevant: Vec<bool> = match row.get("label") {
+    let count = list(row, "texts")?.map_or(0, |t| t.len());
+    let negatives = list(row, "negatives")?.map_or(0, |t| t.len());
+    let label = match row.get("label") {
+        Some(Value::String(text)) if text.trim_start().starts_with('[') => serde_json::from_str(text).ok(),
+        other => other.cloned(),
+    };
+    let mut relevant: Vec<bool> = match label {
         None => vec![true; count],
         Some(Value::Array(items)) => items.iter().map(|i| i.as_f64().is_some_and(|l| l > 0.0) || i.as_bool() == Some(true)).collect(),
         Some(_) => vec![row.number("label")? > 0.0; count],

@@ -164,7 +164,13 @@ impl Rows {
             let known = fields.iter().map(|f| f.name).collect::<Vec<_>>().join(", ");
             return Err(TaskError::UnknownField { field: unknown.clone(), known });
         }
-        let missing = |field: &Field| TaskError::Column { path: path.to_owned(), role: field.name, columns: there.clone() };
+        let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let hint = match there.len() {
+            1 if name.contains(".csv") => " (one column; are its cells parted by commas?)",
+            1 if name.contains(".tsv") => " (one column; are its cells parted by tabs?)",
+            _ => "",
+        };
+        let missing = |field: &Field| TaskError::Column { path: path.to_owned(), role: field.name, columns: there.clone(), hint };
         let mut names: Vec<(&'static Field, String)> = Vec::new();
         for field in fields {
             let find = |name: &str| there.iter().find(|n| n.eq_ignore_ascii_case(name)).cloned();

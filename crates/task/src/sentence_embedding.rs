@@ -83,7 +83,7 @@ impl Task for SentenceEmbedding {
         Ok(job)
     }
 
-    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
+    fn text(&self, _: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
         let text = input.as_str().or_else(|| input.get("text").and_then(Value::as_str)).unwrap_or_default();
         let vector: Vec<f32> = serde_json::from_value(answer.clone()).unwrap_or_default();
         let shown: Vec<String> = vector.iter().take(6).map(|v| format!("{v:.4}")).collect();

@@ -69,7 +69,7 @@ impl Task for SentenceSimilarity {
         }))
     }
 
-    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
+    fn text(&self, _: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
         let Ok(row) = rows::input(self.name(), self.fields(), input) else { return String::new() };
         let scores: Vec<f32> = serde_json::from_value(answer.clone()).unwrap_or_default();
         let mut out = row.value.get("source_sentence").and_then(Value::as_str).unwrap_or_default().to_owned();

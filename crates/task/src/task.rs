@@ -80,7 +80,7 @@ pub trait Task: Send + Sync {
     fn encode(&self, context: &Arc<Context>, input: &Value, options: &Options) -> Result<Job, TaskError>;
 
     /// An answer as a person reads it.
-    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String;
+    fn text(&self, context: &Context, input: &Value, answer: &Value, paint: Paint) -> String;
 
     /// Figures of answers against the rows they are for.
     fn figures(&self, context: &Context, rows: &[Row], answers: &[Value]) -> Result<Figures, TaskError>;
@@ -121,6 +121,20 @@ pub trait Learning {
     fn labels_of(&self, row: &Row) -> Vec<String> {
         let _ = row;
         Vec::new()
+    }
+
+    /// What a row's label says, in words, where its values alone do not read well.
+    fn told(&self, row: &Row) -> Option<String> {
+        let _ = row;
+        None
+    }
+
+    /// What an answer says, in the same words: by default its likeliest label.
+    fn said(&self, context: &Context, answer: &Value) -> Option<String> {
+        let _ = context;
+        let best = if let Value::Array(items) = answer { items.first()? } else { answer };
+        let named = ["label", "answer", "choice"].into_iter().find_map(|key| best.get(key))?;
+        Some(named.as_str().map_or_else(|| named.to_string(), str::to_owned))
     }
 
     /// The figure of these dev rows that chooses the best evaluation; more is better.

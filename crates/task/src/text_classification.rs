@@ -34,9 +34,16 @@ pub struct TextInput {
 
 impl TextInput {
     /// The text or pair of a row.
-    pub fn of(row: &Row) -> Self {
-        let text = |field: &str| row.value.get(field).and_then(Value::as_str).map(str::to_owned);
-        Self { first: text("text").unwrap_or_default(), second: text("pair") }
+    ///
+    /// # Errors
+    /// When one of them is no text.
+    pub fn of(row: &Row) -> Result<Self, TaskError> {
+        let text = |field: &'static str| match row.value.get(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(row.fault(field, "a text")),
+        };
+        Ok(Self { first: text("text")?.unwrap_or_default(), second: text("pair")? })
     }
 }
 
@@ -96,24 +103,32 @@ impl Task for TextClassification {
 
     fn encode(&self, context: &Arc<Context>, input: &Value, options: &Options) -> Result<Job, TaskError> {
         let row = rows::input(self.name(), self.fields(), input)?;
-        row.value.get("text").and_then(Value::as_str).ok_or_else(|| missing(self.name(), "text"))?;
-        let (sequence, cut) = sequence(context, &TextInput::of(&row))?;
+        row.value.get("text").filter(|v| !v.is_null()).ok_or_else(|| missing(self.name(), "text"))?;
+        let (sequence, cut) = sequence(context, &TextInput::of(&row)?)?;
         let (context, options) = (Arc::clone(context), options.clone());
         let mut job = Job::new(vec![sequence], move |outputs| Step::answer(&decode(&context, outputs[0].values(), &options)));
         job.cut = cut;
         Ok(job)
     }
 
-    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
+    fn text(&self, context: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
         let first = input.as_str().or_else(|| input.get("text").and_then(Value::as_str)).unwrap_or_default();
         let text = input.get("pair").and_then(Value::as_str).map_or_else(|| first.to_owned(), |second| format!("{first} | {second}"));
         let answer: Answer = serde_json::from_value(answer.clone()).unwrap_or_default();
         let Some(best) = answer.first() else { return text };
-        // a regression's number is no probability
-        if answer.len() == 1 && !(0.0..=1.0).contains(&best.score) {
-            return format!("{:<12} {:>7.3}  {text}", best.label, best.score);
+        let likely = |s: &Scored| format!("{} {:>6.1}%", paint.colour(0, &format!("{:<12}", s.label)), 100.0 * s.score);
+        let logits = answer.iter().any(|s| !(0.0..=1.0).contains(&s.score));
+        match context.problem {
+            // a number is no probability
+            _ if logits || context.problem == Problem::Regression => format!("{:<12} {:>7.3}  {text}", best.label, best.score),
+            Problem::MultiLabel => {
+                let on: Vec<String> = answer.iter().filter(|s| s.score >= LIKELY).map(likely).collect();
+                if on.is_empty() { format!("{:<20}  {text}", "no label") } else { format!("{}  {text}", on.join("  ")) }
+            }
+            // more than the likeliest, where some were asked for
+            _ if answer.len() > 1 && answer.len() < context.labels.len() => answer.iter().fold(text, |out, s| out + "\n  " + &likely(s)),
+            _ => format!("{}  {text}", likely(best)),
         }
-        format!("{} {:>6.1}%  {text}", paint.colour(0, &format!("{:<12}", best.label)), 100.0 * best.score)
     }
 
     fn figures(&self, context: &Context, rows: &[Row], answers: &[Value]) -> Result<Figures, TaskError> {
@@ -171,12 +186,24 @@ impl Learning for TextClassification {
                 Target::Classes(wanted)
             }
         };
-        let (sequence, cut) = sequence(context, &TextInput::of(row))?;
+        let (sequence, cut) = sequence(context, &TextInput::of(row)?)?;
         Ok(vec![Example { sequences: vec![sequence], target, cut }])
     }
 
     fn labels_of(&self, row: &Row) -> Vec<String> {
         labels(row).unwrap_or_default()
+    }
+
+    fn said(&self, context: &Context, answer: &Value) -> Option<String> {
+        let answer: Answer = serde_json::from_value(answer.clone()).ok()?;
+        match context.problem {
+            Problem::SingleLabel => answer.first().map(|s| s.label.clone()),
+            Problem::Regression => answer.first().map(|s| format!("{:.3}", s.score)),
+            Problem::MultiLabel => {
+                let on: Vec<String> = answer.into_iter().filter(|s| s.score >= LIKELY).map(|s| s.label).collect();
+                Some(if on.is_empty() { "no label".into() } else { on.join(", ") })
+            }
+        }
     }
 
     fn goal(&self, context: &Context, _: &[Row]) -> &'static str {
@@ -192,9 +219,13 @@ impl Learning for TextClassification {
     }
 }
 
+/// The probability from which a label of several counts as given.
+const LIKELY: f32 = 0.5;
+
 /// An input that lacks a value.
 pub(crate) fn missing(task: &'static str, field: &'static str) -> TaskError {
-    TaskError::Input { task, problem: format!("the input has no `{field}`") }
+    let sample = crate::registry::task(task).map(|t| format!("; an input is an object such as {}", t.sample())).unwrap_or_default();
+    TaskError::Input { task, problem: format!("the input has no `{field}`{sample}") }
 }
 
 /// Text to tokens, cut to the longest length; whether it was cut.
@@ -306,7 +337,7 @@ fn multi(context: &Context, rows: &[Row], answers: &[Answer]) -> Result<Figures,
         for label in labels(row)? {
             gold[label_id(row, &label, &context.labels)? as usize] = true;
         }
-        let on = |l: &String| answer.iter().any(|s| s.label == *l && s.score >= 0.5);
+        let on = |l: &String| answer.iter().any(|s| s.label == *l && s.score >= LIKELY);
         pairs.push((gold, context.labels.iter().map(on).collect()));
     }
     Ok(Figures { values: multi_label(&pairs), ..Figures::default() })

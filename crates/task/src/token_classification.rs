@@ -100,7 +100,7 @@ impl Task for TokenClassification {
         Ok(Job::new(sequences, move |outputs| Step::answer(&decode(&context, &words, &places, &outputs, every))))
     }
 
-    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
+    fn text(&self, _: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
         let Ok(row) = rows::input(self.name(), self.fields(), input) else { return String::new() };
         let (text, _) = text_of(&row).unwrap_or_default();
         let answer: Answer = serde_json::from_value(answer.clone()).unwrap_or_default();
@@ -154,8 +154,10 @@ impl Learning for TokenClassification {
     fn heads(&self, rows: &[Row], _: Option<Problem>, _: &mut Settings) -> Result<Heads, TaskError> {
         let mut seen: HashSet<String> = HashSet::new();
         for row in rows {
-            seen.extend(self.labels_of(row));
-            if row.get("tags").is_none() {
+            if row.get("tags").is_some() {
+                seen.extend(row.list("tags")?);
+            } else {
+                seen.extend(spans(row)?.into_iter().map(|(kind, _, _)| format!("B-{kind}")));
                 seen.insert("O".into());
             }
         }
@@ -198,6 +200,18 @@ impl Learning for TokenClassification {
         spans(row).unwrap_or_default().into_iter().map(|(kind, _, _)| format!("B-{kind}")).collect()
     }
 
+    fn told(&self, row: &Row) -> Option<String> {
+        let (text, _) = text_of(row).ok()?;
+        let chars: Vec<char> = text.chars().collect();
+        let word = |(kind, start, end): Chunk| Some((chars.get(start..end)?.iter().collect(), kind));
+        Some(in_words(gold(row).ok()?.into_iter().filter_map(word)))
+    }
+
+    fn said(&self, _: &Context, answer: &Value) -> Option<String> {
+        let answer: Answer = serde_json::from_value(answer.clone()).ok()?;
+        Some(in_words(answer.into_iter().map(|t| (t.word, t.entity_group))))
+    }
+
     fn goal(&self, context: &Context, _: &[Row]) -> &'static str {
         if is_scheme(&context.labels) { "f1" } else { "accuracy" }
     }
@@ -205,6 +219,12 @@ impl Learning for TokenClassification {
     fn goals(&self) -> &'static [&'static str] {
         &["f1", "macro_f1", "precision", "recall", "accuracy"]
     }
+}
+
+/// Marked parts in a line: `Marie Curie/person, Warsaw/place`.
+fn in_words(parts: impl Iterator<Item = (String, String)>) -> String {
+    let parts: Vec<String> = parts.map(|(word, kind)| format!("{word}/{kind}")).collect();
+    if parts.is_empty() { "nothing".into() } else { parts.join(", ") }
 }
 
 /// A text, and where its words stand when they were given.
@@ -388,7 +408,10 @@ fn spans(row: &Row) -> Result<Vec<Chunk>, TaskError> {
         let kind = ["label", "entity_group", "type", "entity"].iter().find_map(|k| item.get(*k)).and_then(Value::as_str)?;
         Some((kind.to_owned(), place("start")?, place("end")?)).filter(|(_, start, end)| start < end)
     };
-    items.iter().map(|i| span(i).ok_or_else(|| row.fault("entities", expected))).collect()
+    let spans: Vec<Chunk> = items.iter().map(|i| span(i).ok_or_else(|| row.fault("entities", expected))).collect::<Result<_, _>>()?;
+    let end = spans.iter().map(|s| s.2).max().unwrap_or(0);
+    let inside = end == 0 || text_of(row)?.0.chars().nth(end - 1).is_some();
+    if inside { Ok(spans) } else { Err(row.fault("entities", "spans inside the text, in characters")) }
 }
 
 /// Byte ranges as ranges of characters.

@@ -101,7 +101,7 @@ impl Task for ZeroShot {
         Ok(job)
     }
 
-    fn text(&self, input: &Value, answer: &Value, paint: Paint) -> String {
+    fn text(&self, _: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
         let answer: Vec<Scored> = serde_json::from_value(answer.clone()).unwrap_or_default();
         let mut out = input.get("text").and_then(Value::as_str).unwrap_or_default().to_owned();
         for (i, scored) in answer.iter().enumerate() {

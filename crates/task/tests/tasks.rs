@@ -85,6 +85,19 @@ fn labels_come_with_probabilities_the_likeliest_first() {
     let answer = ask("text-classification", &many, json!("x"), &Options::default(), |_| rows(2, vec![0.0, 20.0]));
     assert_eq!(answer[0]["label"], "b");
     assert!(close(&answer[1]["score"], 0.5));
+    let shown = |context: &Context, answer: Value| {
+        let task = require("text-classification").unwrap();
+        task.text(context, &json!("x"), &answer, cloze_task::paint::Paint::default())
+    };
+    let scored = |label: &str, score: f64| json!({"label": label, "score": score});
+    // whatever is likely, or nothing; a number is no probability, small as it may be; some of many labels, where asked for
+    assert_eq!(shown(&many, json!([scored("b", 0.9), scored("a", 0.6)])), "b              90.0%  a              60.0%  x");
+    assert_eq!(shown(&many, json!([scored("b", 0.4), scored("a", 0.1)])), "no label              x");
+    assert_eq!(shown(&two, json!([scored("good", 0.75), scored("bad", 0.25)])), "good           75.0%  x");
+    let three = context(&["a", "b", "c"], Problem::SingleLabel, 32);
+    assert_eq!(shown(&three, json!([scored("c", 0.75), scored("a", 0.2)])), "x\n  c              75.0%\n  a              20.0%");
+    let number = context(&["score"], Problem::Regression, 32);
+    assert_eq!(shown(&number, json!([scored("score", 0.292)])), "score          0.292  x");
     let number = context(&["score"], Problem::Regression, 32);
     let answer = ask("text-classification", &number, json!("x"), &Options::default(), |_| rows(1, vec![3.5]));
     assert!(close(&answer[0]["score"], 3.5));
@@ -134,7 +147,7 @@ fn entities_stand_where_they_are_in_both_languages() {
     assert_eq!(found, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
 
     let task = require("token-classification").unwrap();
-    let shown = task.text(&json!({ "text": text }), &answer, cloze_task::paint::Paint::default());
+    let shown = task.text(&context, &json!({ "text": text }), &answer, cloze_task::paint::Paint::default());
     assert!(shown.contains("[Marie  Curie]/PER was born in [Paris]/LOC. [张三]/PER去了[北京]/LOC大学。"), "{shown}");
 
     // words with tags: gold entities and found ones meet
@@ -206,7 +219,7 @@ fn answers_are_found_in_long_contexts() {
     assert_eq!(passage.chars().skip(start).take(end - start).collect::<String>(), "Marie Curie");
     assert_eq!(answer["others"].as_array().unwrap().len(), 2);
     assert!(answer["score"].as_f64().unwrap() > 0.9);
-    let shown = require("question-answering").unwrap().text(&input, &answer, cloze_task::paint::Paint::default());
+    let shown = require("question-answering").unwrap().text(&context, &input, &answer, cloze_task::paint::Paint::default());
     assert!(shown.contains("[Marie Curie] was born"), "{shown}");
 
     // a question without an answer, where that may be said

@@ -37,7 +37,7 @@ pub enum Error {
         reason: String,
     },
     /// A file whose format is neither given nor told by its name.
-    #[error("cannot tell the format of {}; name it: txt, jsonl, csv, tsv or parquet", path.display())]
+    #[error("cannot tell the format of {}; name it: txt, jsonl, csv, tsv or parquet; rows of tasks may be json, conll or conllu, too", path.display())]
     UnknownFormat {
         /// The file.
         path: PathBuf,
@@ -55,6 +55,9 @@ pub enum Error {
     /// Bad content of an input under the policy [`OnBad::Fail`](crate::read::OnBad::Fail).
     #[error("{0}; fix the file, or skip such places with --skip-bad")]
     Bad(Fault),
+    /// Bad content of a file of rows, where none may be left out.
+    #[error("{0}")]
+    BadRow(Fault),
     /// A table lacks a column.
     #[error("{}: no column named {}; it has: {}", path.display(), wanted.join(" or "), found.join(", "))]
     MissingColumn {

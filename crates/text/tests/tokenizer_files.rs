@@ -266,6 +266,13 @@ fn broken_json_files_are_errors_that_name_the_place() {
         ),
         ("merges of unknown pieces", changed(&foreign, |j| j["model"]["merges"] = json!([["q", "z"]])), "not a tokenizer"),
         ("merges of one part", changed(&foreign, |j| j["model"]["merges"] = json!(["ab"])), "not a tokenizer"),
+        (
+            "a table of replacements that claims four gigabytes",
+            changed(&foreign, |j| {
+                j["normalizer"] = json!({"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": "/////w=="}]})
+            }),
+            "precompiled_charsmap",
+        ),
         ("a pre-tokenizer of no kind", changed(&foreign, |j| j["pre_tokenizer"] = json!({"type": "Nothing"})), "not a tokenizer"),
         (
             "a broken pattern",
@@ -322,6 +329,61 @@ fn broken_vocabularies_and_configs_are_errors_that_name_the_place() {
         write(folder.path(), "tokenizer_config.json", text);
         let message = Tokenizer::load(folder.path()).unwrap_err().to_string();
         assert!(message.contains(place), "{message}");
+    }
+}
+
+/// A vocabulary alone: whatever stands in a file called vocab.txt is one, or is refused with its line.
+#[test]
+fn broken_vocabularies_name_the_line() {
+    let start = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n";
+    let many: String = (0..300).map(|i| format!("w{i}\n")).collect();
+    let long = "x".repeat(2 << 20);
+    let with = |rest: &str| format!("{start}{rest}").into_bytes();
+    let bytes = |rest: &[u8]| [start.as_bytes(), rest].concat();
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (b"".to_vec(), "is empty"),
+        (b"\n".to_vec(), "is empty"),
+        (b"\r\n\r\n".to_vec(), "is empty"),
+        (b"\xef\xbb\xbf".to_vec(), "is empty"),
+        (with("\nsea\n"), "vocab.txt:6"),
+        (with("sea\n\nice\n"), "vocab.txt:7"),
+        (with("sea\n\r\nice\n"), "vocab.txt:7"),
+        (with("sea\nsea\n"), "vocab.txt:7: repeats \"sea\" of line 6"),
+        (with("sea\nice\nsea\n"), "vocab.txt:8: repeats \"sea\" of line 6"),
+        (with("[UNK]\n"), "vocab.txt:6: repeats \"[UNK]\" of line 2"),
+        (with("##a\na\n##a\n"), "vocab.txt:8: repeats \"##a\" of line 6"),
+        (with(&format!("{many}w7\n")), "vocab.txt:306: repeats \"w7\" of line 13"),
+        (bytes(b"\xff\n"), "vocab.txt:6"),
+        (bytes(b"sea\n\xc3\x28\n"), "vocab.txt:7"),
+        (bytes(b"sea\n\xe4\xb8\n"), "vocab.txt:7"),
+        (bytes(b"\xf0\x9f\x98"), "vocab.txt:6"),
+        (bytes(b"\xed\xa0\x80\n"), "vocab.txt:6"),
+        (b"\xff\xfe[\0P\0A\0D\0]\0\n\0".to_vec(), "vocab.txt:1"),
+        (b"[PAD]\n[CLS]\n[SEP]\n[MASK]\n".to_vec(), "[UNK]"),
+        (b"[PAD]\n[UNK]\n[SEP]\n[MASK]\n".to_vec(), "[CLS]"),
+        (b"[PAD]\n[UNK]\n[CLS]\n[MASK]\n".to_vec(), "[SEP]"),
+        (b"<unk>\n<s>\n</s>\nsea\n".to_vec(), "[UNK]"),
+        (b"[pad]\n[unk]\n[cls]\n[sep]\n".to_vec(), "[UNK]"),
+        (b"[UNK] 0\n[CLS] 1\n[SEP] 2\n".to_vec(), "[UNK]"),
+        (b"0\t[UNK]\n1\t[CLS]\n2\t[SEP]\n".to_vec(), "[UNK]"),
+        (b"{\"[UNK]\": 0, \"[CLS]\": 1}".to_vec(), "[UNK]"),
+        (b"[UNK],[CLS],[SEP]\n".to_vec(), "[UNK]"),
+        (b"[UNK]\r[CLS]\r[SEP]\r".to_vec(), "[UNK]"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n".to_vec(), "[UNK]"),
+        (b"<!doctype html>\n<html>\n".to_vec(), "[UNK]"),
+        (b"PK\x03\x04\x14\0\0\0\x08\0".to_vec(), "[UNK]"),
+        (b"\x1f\x8b\x08\0\0\0\0\0\0\x03".to_vec(), "vocab.txt:1"),
+        (b"\0\0\0\0".to_vec(), "[UNK]"),
+        (long.clone().into_bytes(), "[UNK]"),
+    ];
+    assert!(cases.len() >= 30);
+    for (bytes, said) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "vocab.txt", &bytes);
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned();
+        let error = Tokenizer::load(folder.path()).err().map_or_else(|| "it loaded".into(), |e| e.to_string());
+        assert!(error.contains("vocab.txt") && error.contains(said), "{shown:?}: \"{said}\" is not said in: {error}");
+        assert!(error.len() < 1000, "an error is no copy of the file: {} characters", error.len());
     }
 }
 

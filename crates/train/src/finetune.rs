@@ -1,7 +1,7 @@
 //! Fine-tuning a pre-trained body for a task of the registry.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cloze_model::files::card::Card;
@@ -51,7 +51,8 @@ pub struct FinetuneRun {
     pub model: PathBuf,
     /// Labelled rows to train on (csv, tsv, jsonl; .gz, .zst).
     pub train: PathBuf,
-    /// Labelled rows to choose the best epoch by.
+    /// Labelled rows to choose the best epoch by; without them every tenth training row is held out for it.
+    #[serde(default, skip_serializing_if = "is_nowhere")]
     pub dev: PathBuf,
     /// Recommendation: the file of items (`item_id` and the columns of its text), where rows hold ids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,6 +143,9 @@ pub struct FinetuneRun {
     pub adapt: Option<AdaptConfig>,
 }
 
+fn is_nowhere(path: &Path) -> bool {
+    path.as_os_str().is_empty()
+}
 fn default_budget() -> Budget {
     Budget::Epochs(4.0)
 }
@@ -317,6 +321,23 @@ fn fitted(run: &FinetuneRun) -> Result<FinetuneRun, TrainError> {
     Ok(run)
 }
 
+/// One row in so many is held out where no dev rows are given.
+const HELD_OUT: usize = 10;
+
+/// Training rows, and every tenth of them as dev rows.
+fn held_out(rows: Vec<Row>) -> Result<(Vec<Row>, Vec<Row>), TrainError> {
+    if rows.len() < HELD_OUT {
+        let path = rows.first().map(|r| r.path.to_path_buf()).unwrap_or_default();
+        let problem = format!("{} rows, of which none can be held out; give dev rows with --dev", rows.len());
+        return Err(TaskError::TooLittle { path, problem }.into());
+    }
+    let (mut train, mut dev) = (Vec::new(), Vec::new());
+    for (at, row) in rows.into_iter().enumerate() {
+        if at % HELD_OUT == HELD_OUT - 1 { dev.push(row) } else { train.push(row) }
+    }
+    Ok((train, dev))
+}
+
 /// The weight of each label.
 fn weights(run: &FinetuneRun, labels: &[String], data: &DataReport) -> Result<Vec<f32>, TrainError> {
     match &run.class_weights {
@@ -364,7 +385,14 @@ pub fn finetune<B: Backend>(
         let rows = Rows::read_all(path, task.fields(), &run.columns, true)?;
         Ok(run.catalogue.as_ref().map_or(Ok(rows.clone()), |catalogue| task.joined(rows, catalogue))?)
     };
-    let (train, dev) = (read(&run.train)?, read(&run.dev)?);
+    let train = read(&run.train)?;
+    let (train, dev) = if is_nowhere(&run.dev) {
+        observers
+            .event(&Event::note(0, format!("no dev rows are given: every {HELD_OUT}th training row is held out to choose the best by")));
+        held_out(train)?
+    } else {
+        (train, read(&run.dev)?)
+    };
     let mut settings = run.settings()?;
     let heads = learning.heads(&train, run.problem()?, &mut settings)?;
     let Loaded { mut model, mut values, report } = load_with(&run.model, Some(heads), run.seed)?;
@@ -386,7 +414,8 @@ pub fn finetune<B: Backend>(
     });
     let labels = context.labels.clone();
     let (examples, row_of) = examples(task, &context, &train)?;
-    let data = DataReport::new(task, learning, &train, &dev, &examples);
+    let mut data = DataReport::new(task, learning, &train, &dev, &examples);
+    data.unused(&train, &row_of);
     for line in data.lines() {
         observers.event(&Event::note(0, line));
     }
@@ -452,9 +481,9 @@ pub fn finetune<B: Backend>(
         let said = course.answers(backend, trainer.model(), &weights, device.dtype, &doubtful)?;
         let path = run.out.join(label_errors::FILE);
         if course.history.is_some() {
-            label_errors::write(&path, task, &train, &suspects, &said)?;
+            label_errors::write(&path, task, &context, &train, &suspects, &said)?;
         }
-        if let Some(line) = label_errors::line(task, &train, &suspects, &said, &path) {
+        if let Some(line) = label_errors::line(task, &context, &train, &suspects, &said, &path) {
             observers.event(&Event::note(outcome.spent.steps, line));
         }
         let card = card(given, task, trainer.model(), &outcome, &data);

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use cloze_task::loss::Target;
 use cloze_task::rows::Needed;
-use cloze_task::{Row, Task};
+use cloze_task::{Context, Row, Task};
 use serde_json::Value;
 
 use crate::files::{self, FileError};
@@ -108,35 +108,44 @@ fn cell(text: &str) -> String {
     if text.chars().nth(CELL).is_some() { flat + "…" } else { flat }
 }
 
+/// A value as it reads: texts as they are, lists with spaces between.
 fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join(" "),
         other => other.to_string(),
     }
 }
 
-/// The values of a row that are given, or that are wanted of a model.
-fn values(task: &dyn Task, row: &Row, labels: bool) -> String {
-    let fields = task.fields().iter().filter(|f| matches!(f.needed, Needed::Labelled | Needed::Gold) == labels);
-    let there: Vec<String> = fields.filter_map(|f| row.get(f.name)).map(shown).collect();
-    there.join(" | ")
+/// The values of a row that are given to a model.
+fn given(task: &dyn Task, row: &Row) -> String {
+    let fields = task.fields().iter().filter(|f| !matches!(f.needed, Needed::Labelled | Needed::Gold));
+    fields.filter_map(|f| row.get(f.name)).map(shown).collect::<Vec<_>>().join(" | ")
 }
 
-/// What a model answers, in few words: its likeliest label where the answer is a list of labels.
-fn said(answer: &Value) -> String {
-    let best = match answer {
-        Value::Array(items) => items.first(),
-        other => Some(other),
+/// What a row's label says.
+fn told(task: &dyn Task, row: &Row) -> String {
+    let values = || {
+        let fields = task.fields().iter().filter(|f| matches!(f.needed, Needed::Labelled | Needed::Gold));
+        fields.filter_map(|f| row.get(f.name)).map(shown).collect::<Vec<_>>().join(" | ")
     };
-    let named = best.and_then(|b| ["label", "answer", "choice"].into_iter().find_map(|key| b.get(key)));
-    match (named, best.and_then(|b| b.get("entity_group"))) {
-        (Some(named), None) => shown(named),
-        _ => answer.to_string(),
-    }
+    task.learning().and_then(|l| l.told(row)).unwrap_or_else(values)
+}
+
+/// What a model answers, in few words.
+fn said(task: &dyn Task, context: &Context, answer: &Value) -> String {
+    task.learning().and_then(|l| l.said(context, answer)).unwrap_or_else(|| answer.to_string())
 }
 
 /// The first suspect in words.
-pub(crate) fn line(task: &dyn Task, rows: &[Row], suspects: &[Suspect], answers: &[Value], path: &Path) -> Option<String> {
+pub(crate) fn line(
+    task: &dyn Task,
+    context: &Context,
+    rows: &[Row],
+    suspects: &[Suspect],
+    answers: &[Value],
+    path: &Path,
+) -> Option<String> {
     let (first, answer) = (suspects.first()?, answers.first()?);
     let row = rows.get(first.row)?;
     let short = |text: String| if text.chars().count() > 40 { text.chars().take(39).collect::<String>() + "…" } else { text };
@@ -145,20 +154,27 @@ pub(crate) fn line(task: &dyn Task, rows: &[Row], suspects: &[Suspect], answers:
         suspects.len(),
         rows.len(),
         row.line,
-        short(values(task, row, false)),
-        short(values(task, row, true)),
-        short(said(answer)),
+        short(given(task, row)),
+        short(told(task, row)),
+        short(said(task, context, answer)),
         path.display()
     ))
 }
 
 /// Write the table: line of the training file, score, given label, what the model says, text.
-pub(crate) fn write(path: &Path, task: &dyn Task, rows: &[Row], suspects: &[Suspect], answers: &[Value]) -> Result<(), FileError> {
+pub(crate) fn write(
+    path: &Path,
+    task: &dyn Task,
+    context: &Context,
+    rows: &[Row],
+    suspects: &[Suspect],
+    answers: &[Value],
+) -> Result<(), FileError> {
     let mut table = String::from("line\tscore\tlabel\tmodel\ttext\n");
     for (suspect, answer) in suspects.iter().zip(answers) {
         let row = &rows[suspect.row];
         let cells = [row.line.to_string(), format!("{:.4}", suspect.score)];
-        let texts = [values(task, row, true), said(answer), values(task, row, false)].map(|t| cell(&t));
+        let texts = [told(task, row), said(task, context, answer), given(task, row)].map(|t| cell(&t));
         table += &(cells.join("\t") + "\t" + &texts.join("\t") + "\n");
     }
     files::replace_file(path, |file| file.write_all(table.as_bytes()))

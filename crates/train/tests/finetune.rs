@@ -262,6 +262,31 @@ fn wrong_labels_are_found() {
     assert_eq!(plain.figures.values, done.figures.values, "to look does not change what is learned");
 }
 
+#[test]
+fn without_dev_rows_every_tenth_row_is_held_out() {
+    let row = |d: &mut Draws| {
+        let animal = d.below(2) == 0;
+        let word = if animal { d.choose(&ANIMALS) } else { d.choose(&PLACES) };
+        json!({"text": d.around(word), "label": if animal { "animal" } else { "place" }})
+    };
+    let (done, _) = run("text-classification", |r| r.dev = PathBuf::new(), &row).unwrap();
+    assert_eq!(done.data.rows, (216, 24));
+    assert!(done.figures.values["accuracy"] > 0.9, "{:?}", done.figures.values);
+}
+
+#[test]
+fn rows_without_anything_to_learn_are_counted() {
+    let row = |d: &mut Draws| {
+        let word = d.choose(&PLACES);
+        let answer = if d.below(4) == 0 { "nowhere" } else { word };
+        json!({"question": "where", "context": d.around(word), "answers": [answer]})
+    };
+    let (done, _) = run("question-answering", |r| r.budget = Budget::Epochs(1.0), &row).unwrap();
+    let (count, line) = done.data.unused.unwrap();
+    assert!((30..90).contains(&count) && line >= 1, "{count}");
+    assert!(done.data.lines().iter().any(|l| l.contains("give nothing to learn from")));
+}
+
 /// A change of a run.
 type Change = Box<dyn Fn(&mut FinetuneRun)>;
 

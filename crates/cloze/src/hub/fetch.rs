@@ -25,6 +25,9 @@ fn is_wanted(name: &str) -> bool {
 /// The list of a repository's files is no longer than this.
 const LISTING: u64 = 16 << 20;
 
+/// Redirections on the hub itself that are followed.
+const HOPS: usize = 5;
+
 struct Session<'a> {
     hub: &'a Hub,
     name: &'a Name,
@@ -91,6 +94,7 @@ fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .user_agent(concat!("cloze/", env!("CARGO_PKG_VERSION")))
+        .redirect_auth_headers(ureq::config::RedirectAuthHeaders::SameHost)
         .timeout_connect(Some(Duration::from_secs(15)))
         .timeout_recv_response(Some(Duration::from_secs(60)));
     #[cfg(feature = "hub")]
@@ -111,7 +115,7 @@ impl Session<'_> {
         HubError::Unreachable { model: self.name.to_string(), url: url.into(), cause: cause.to_string(), cache: self.hub.cache.clone() }
     }
 
-    /// The token as a header; it goes to the hub alone, never along a redirect.
+    /// The token as a header; it goes to the hub alone, never along a redirect to another host.
     fn bearer(&self) -> Option<String> {
         self.hub.token.as_ref().map(|token| format!("Bearer {token}"))
     }
@@ -173,12 +177,24 @@ impl Session<'_> {
 
     /// Hash and length of a file. Large ones lie elsewhere; the hub says both before it sends there.
     fn head(&self, url: &str) -> Result<(String, Option<u64>), HubError> {
-        let mut request = self.agent.head(url).config().max_redirects(0).max_redirects_will_error(false).build();
-        if let Some(bearer) = self.bearer() {
-            request = request.header("authorization", bearer);
-        }
-        let response = request.call().map_err(|e| self.unreachable(url, &e))?;
-        self.check(url, response.status().as_u16())?;
+        let mut at = url.to_owned();
+        let mut hops = 0;
+        let response = loop {
+            let mut request = self.agent.head(&at).config().max_redirects(0).max_redirects_will_error(false).build();
+            if let Some(bearer) = self.bearer() {
+                request = request.header("authorization", bearer);
+            }
+            let response = request.call().map_err(|e| self.unreachable(&at, &e))?;
+            self.check(&at, response.status().as_u16())?;
+            let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
+            // A renamed repository, or a file's other address on the hub itself; elsewhere nobody is followed.
+            let next = header("location").filter(|to| to.starts_with('/') && !to.starts_with("//") && header("x-linked-etag").is_none());
+            match next.filter(|_| response.status().is_redirection() && hops < HOPS) {
+                Some(next) => at = format!("{}{next}", self.hub.endpoint),
+                None => break response,
+            }
+            hops += 1;
+        };
         let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
         let etag = header("x-linked-etag").or_else(|| header("etag")).map(|e| e.trim_start_matches("W/").trim_matches('"').to_owned());
         let etag = etag.filter(|e| !e.is_empty() && e.len() <= 128 && e.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
@@ -200,6 +216,12 @@ impl Session<'_> {
     ) -> Result<(), HubError> {
         let partial = blob.with_file_name(format!("{etag}.incomplete"));
         let mut out = File::options().create(true).read(true).append(true).open(&partial).map_err(HubError::file(&partial, "write"))?;
+        // Another program that fetches the same file is waited for; what it has fetched need not be fetched again. Without locks (some network file
+        // systems) the hash tells.
+        let _ = out.lock();
+        if blob.exists() {
+            return Ok(());
+        }
         let mut have = out.metadata().map_err(HubError::file(&partial, "read"))?.len();
         if size.is_some_and(|size| have > size) {
             out.set_len(0).map_err(HubError::file(&partial, "write"))?;
@@ -286,7 +308,16 @@ fn link(target: &str, blob: &Path, place: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     {
         let _ = blob;
-        std::os::unix::fs::symlink(target, place)
+        let made = std::os::unix::fs::symlink(target, place);
+        match made {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && place.exists() => Ok(()), // another program was first
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                // A link to a blob that somebody removed.
+                std::fs::remove_file(place)?;
+                std::os::unix::fs::symlink(target, place)
+            }
+            other => other,
+        }
     }
     #[cfg(not(unix))]
     {

@@ -145,17 +145,19 @@ impl HubError {
 /// A model's name on the hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name {
-    /// `org/name`.
+    /// `org/name`, or one of the hub's old names without an organisation, such as `bert-base-uncased`.
     pub repository: String,
     /// A branch, a tag or a commit.
     pub revision: String,
 }
 
 impl Name {
-    /// The name that `text` is: two parts of letters, digits, `.`, `_` and `-`, and a revision after `@`. `None`: it is none.
+    /// The name that `text` is: two parts of letters, digits, `.`, `_` and `-`, or one with a `-` in it, and a revision after `@`. `None`: it is
+    /// none.
     pub fn parse(text: &str) -> Option<Self> {
         let (repository, revision) = text.split_once('@').unwrap_or((text, "main"));
-        let (org, name) = repository.split_once('/')?;
+        // The old names all have a hyphen; a single word is a folder that is not there.
+        let (org, name) = repository.split_once('/').or_else(|| repository.contains('-').then_some((repository, repository)))?;
         let part = |s: &str, more: &str| {
             !s.is_empty()
                 && s.len() <= 96
@@ -325,9 +327,25 @@ mod tests {
         let name = |text: &str| Name::parse(text).map(|n| (n.repository, n.revision));
         assert_eq!(name("a/b"), Some(("a/b".into(), "main".into())));
         assert_eq!(name("google-bert/bert.base_x@refs/pr/3"), Some(("google-bert/bert.base_x".into(), "refs/pr/3".into())));
-        for text in
-            ["", "a", "a/b/c", "../b", "a/..", "/a/b", "a/b@", "a/b@../c", "a/b@/x", "a b/c", "a/b@x//y", "./a/b", "a\\b/c", "runs/x/model"]
-        {
+        assert_eq!(name("bert-base-uncased@v1"), Some(("bert-base-uncased".into(), "v1".into())));
+        for text in [
+            "",
+            "a",
+            "-a",
+            "a-b/",
+            "a/b/c",
+            "../b",
+            "a/..",
+            "/a/b",
+            "a/b@",
+            "a/b@../c",
+            "a/b@/x",
+            "a b/c",
+            "a/b@x//y",
+            "./a/b",
+            "a\\b/c",
+            "runs/x/model",
+        ] {
             assert_eq!(name(text), None, "{text}");
         }
     }

@@ -199,7 +199,9 @@ impl Adapter {
 /// alpha / r, or alpha / √r with rank-stabilised LoRA (Kalajdzievski 2023).
 fn scale(config: &Config, module: &str, rank: usize) -> Result<f32, ModelError> {
     let mut alpha = config.number_or("lora_alpha", 8.0)?;
-    if let Some(patterns) = config.get("alpha_pattern").and_then(Value::as_object) {
+    if let Some(patterns) = config.get("alpha_pattern") {
+        let patterns =
+            patterns.as_object().ok_or_else(|| config.unknown("alpha_pattern", &brief(patterns), "an object of modules to numbers"))?;
         for (pattern, value) in patterns {
             if !pattern.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
                 return Err(config.unknown("alpha_pattern", pattern, "ends of module names"));

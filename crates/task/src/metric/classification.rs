@@ -123,14 +123,15 @@ impl Confusion {
         }
         if labels.len() <= 8 {
             let _ = writeln!(s, "\nrows: true label, columns: predicted");
+            let width = labels.iter().map(|l| name(l).chars().count() + 2).max().unwrap_or(0).max(10);
             let _ = write!(s, "{:<18}", "");
             for label in labels {
-                let _ = write!(s, "{:>10}", name(label).chars().take(9).collect::<String>());
+                let _ = write!(s, "{:>width$}", name(label));
             }
             for (i, label) in labels.iter().enumerate() {
                 let _ = write!(s, "\n{:<18}", name(label));
                 for count in &self.counts[i] {
-                    let _ = write!(s, "{count:>10}");
+                    let _ = write!(s, "{count:>width$}");
                 }
             }
             s.push('\n');

@@ -30,8 +30,7 @@ impl Texts {
     pub(crate) fn open(source: &Source, options: &ReadOptions, bytes_read: Arc<AtomicU64>) -> Result<Self> {
         let path = source.path().to_path_buf();
         let bad = |reason: String| Error::Bad(Fault { path: path.clone(), line: 0, kind: FaultKind::Stream { reason } });
-        let file = File::open(source.path()).map_err(Error::io("open", source.path()))?;
-        let reader = SerializedFileReader::new(file).map_err(|e| bad(e.to_string()))?;
+        let reader = open(source)?;
         let metadata = reader.metadata().file_metadata();
         let (schema, total) = (metadata.schema().clone(), metadata.num_rows().max(0) as u64);
         let fields = schema.get_fields();
@@ -45,7 +44,7 @@ impl Texts {
         };
         let projection =
             Type::group_type_builder(schema.name()).with_fields(vec![Arc::clone(field)]).build().map_err(|e| bad(e.to_string()))?;
-        let rows = RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(|e| bad(e.to_string()))?;
+        let rows = guarded(|| RowIter::from_file_into(Box::new(reader)).project(Some(projection))).map_err(bad)?;
         let bytes = source.bytes().unwrap_or(0);
         Ok(Self { path, rows, row: 0, total, bytes, counted: 0, bytes_read, ended: false })
     }
@@ -74,7 +73,7 @@ impl Iterator for Texts {
         if self.ended {
             return None;
         }
-        let Some(row) = self.rows.next() else {
+        let Some(row) = step(&mut self.rows) else {
             self.ended = true;
             self.bytes_read.fetch_add(self.bytes - self.counted, Ordering::Relaxed);
             return (self.row == 0).then(|| Err(self.fault(FaultKind::Empty)));
@@ -87,7 +86,7 @@ impl Iterator for Texts {
             Ok(row) => self.text(&row).map(|text| Document { line: self.row, text }),
             Err(e) => {
                 self.ended = true;
-                Err(self.fault(FaultKind::Stream { reason: e.to_string() }))
+                Err(self.fault(FaultKind::Stream { reason: e }))
             }
         })
     }
@@ -102,11 +101,9 @@ pub(crate) struct Rows {
 
 impl Rows {
     pub(crate) fn open(source: &Source) -> Result<Self> {
-        let path = source.path().to_path_buf();
-        let bad = |reason: String| Error::Bad(Fault { path: path.clone(), line: 0, kind: FaultKind::Stream { reason } });
-        let file = File::open(source.path()).map_err(Error::io("open", source.path()))?;
-        let reader = SerializedFileReader::new(file).map_err(|e| bad(e.to_string()))?;
-        Ok(Self { path, rows: RowIter::from_file_into(Box::new(reader)), row: 0 })
+        let rows = open(source)?;
+        let rows = guarded(|| Ok(RowIter::from_file_into(Box::new(rows)))).map_err(|e| broken(source, e))?;
+        Ok(Self { path: source.path().to_path_buf(), rows, row: 0 })
     }
 }
 
@@ -114,13 +111,56 @@ impl Iterator for Rows {
     type Item = Result<Record, FoundFault>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let row = self.rows.next()?;
+        let row = step(&mut self.rows)?;
         self.row += 1;
         let fault = |kind| FoundFault::Bad(Fault { path: self.path.clone(), line: self.row, kind });
         Some(match row {
             Ok(row) => object(&row).map(|fields| Record { line: self.row, fields }).map_err(fault),
-            Err(e) => Err(fault(FaultKind::Stream { reason: e.to_string() })),
+            Err(reason) => Err(fault(FaultKind::Stream { reason })),
         })
+    }
+}
+
+/// A file whose end says what it holds, and holds it.
+fn open(source: &Source) -> Result<SerializedFileReader<File>> {
+    let file = File::open(source.path()).map_err(Error::io("open", source.path()))?;
+    let len = file.metadata().map_err(Error::io("read", source.path()))?.len();
+    let reader = guarded(|| SerializedFileReader::new(file)).map_err(|e| broken(source, e))?;
+    for (number, group) in reader.metadata().row_groups().iter().enumerate() {
+        for column in group.columns() {
+            let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+            let inside = |start: i64, bytes: i64| Some(u64::try_from(start).ok()?.checked_add(u64::try_from(bytes).ok()?)? <= len);
+            let bytes = column.compressed_size();
+            if inside(start, bytes) != Some(true) || inside(column.data_page_offset(), 0) != Some(true) || column.num_values() < 0 {
+                let name = column.column_path();
+                let reason = format!("row group {number}: column {name} stands at {start} with {bytes} bytes, in a file of {len} bytes");
+                return Err(broken(source, reason));
+            }
+        }
+        if group.num_rows() < 0 {
+            return Err(broken(source, format!("row group {number} has {} rows", group.num_rows())));
+        }
+    }
+    Ok(reader)
+}
+
+fn broken(source: &Source, reason: String) -> Error {
+    Error::Bad(Fault { path: source.path().to_path_buf(), line: 0, kind: FaultKind::Stream { reason } })
+}
+
+/// The next row.
+fn step(rows: &mut RowIter<'static>) -> Option<Result<Row, String>> {
+    guarded(|| rows.next().transpose()).transpose()
+}
+
+/// What the library answers; where it gives up with a panic (it holds some of a file's numbers for sound), that is an error like others.
+fn guarded<T>(ask: impl FnOnce() -> Result<T, ::parquet::errors::ParquetError>) -> Result<T, String> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(ask)) {
+        Ok(answer) => answer.map_err(|e| e.to_string()),
+        Err(panic) => {
+            let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(format!("the file contradicts itself: {}", said.unwrap_or("no reason is given")))
+        }
     }
 }
 

@@ -63,6 +63,10 @@ const CONLLU: [&str; 10] = ["id", "tokens", "lemma", "upos", "xpos", "feats", "h
 impl Records {
     /// Open a file; `-` is standard input, read as JSON lines.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::of(path).map_err(strict)
+    }
+
+    fn of(path: &Path) -> Result<Self> {
         let source = Source::new(path);
         let lines = || Lines::open(&source, LINE_LIMIT, Arc::default());
         let ending = if source.is_stdin() { "jsonl".to_owned() } else { ending(path) };
@@ -117,6 +121,14 @@ impl Records {
     }
 }
 
+/// Rows are never skipped: a fault does not speak of that.
+fn strict(error: Error) -> Error {
+    match error {
+        Error::Bad(fault) => Error::BadRow(fault),
+        other => other,
+    }
+}
+
 /// The ending that tells the format, compression aside.
 fn ending(path: &Path) -> String {
     let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
@@ -134,8 +146,8 @@ impl Iterator for Records {
         let found = self.step();
         self.ended = !matches!(found, Some(Ok(_)));
         Some(found?.map_err(|fault| match fault {
-            FoundFault::Bad(fault) => Error::Bad(fault),
-            FoundFault::Fatal(error) => error,
+            FoundFault::Bad(fault) => Error::BadRow(fault),
+            FoundFault::Fatal(error) => strict(error),
         }))
     }
 }
@@ -167,7 +179,7 @@ fn sentence(lines: &mut Lines, names: &mut Vec<String>) -> Option<Result<Record,
             Some(Ok((line, text))) => {
                 let tabs = universal || text.contains('\t');
                 let cells: Vec<&str> = if tabs { text.split('\t').collect() } else { text.split_whitespace().collect() };
-                if universal && cells[0].contains(['-', '.']) {
+                if universal && is_range(cells[0]) {
                     continue;
                 }
                 if names.is_empty() {
@@ -193,6 +205,12 @@ fn sentence(lines: &mut Lines, names: &mut Vec<String>) -> Option<Result<Record,
     Some(Ok(Record { line: start, fields }))
 }
 
+/// Whether a CoNLL-U id is one of several words (`1-2`) or of an empty one (`1.1`).
+fn is_range(id: &str) -> bool {
+    let number = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    id.split_once(['-', '.']).is_some_and(|(first, second)| number(first) && number(second))
+}
+
 /// The records of a `.json` file.
 fn whole(source: &Source) -> Result<Vec<Record>> {
     let path = source.path();
@@ -215,21 +233,34 @@ fn whole(source: &Source) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     let mut push = |fields: Map<String, Value>| records.push(Record { line: records.len() as u64 + 1, fields });
     for (at, item) in items.into_iter().enumerate() {
-        let Value::Object(mut article) = item else { return Err(bad(format!("item {} is no object", at + 1))) };
-        // CMRC 2018's first layout: one context an article, `context_text` and `qas` beside it.
-        if let (Some(context), Some(Value::Array(questions))) = (article.remove("context_text"), article.get("qas")) {
-            questions.iter().for_each(|q| push(question(q, &context, &Value::Null)));
-            continue;
-        }
-        let Some(Value::Array(paragraphs)) = article.get("paragraphs") else {
-            push(article);
-            continue;
+        let item_of = |fault: String| bad(format!("item {}{fault}", at + 1));
+        let Value::Object(mut article) = item else { return Err(item_of(" is no object".into())) };
+        let (paragraphs, title) = match (article.get("paragraphs"), article.contains_key("context_text")) {
+            (Some(Value::Array(paragraphs)), _) => (paragraphs.clone(), article.get("title").cloned().unwrap_or(Value::Null)),
+            (Some(_), _) => return Err(item_of(": `paragraphs` is no list".into())),
+            // CMRC 2018's first layout: one context an article, `context_text` and `qas` beside it.
+            (None, true) => {
+                let context = article.remove("context_text").unwrap_or(Value::Null);
+                article.insert("context".into(), context);
+                (vec![Value::Object(article)], Value::Null)
+            }
+            (None, false) => {
+                push(article);
+                continue;
+            }
         };
-        let title = article.get("title").cloned().unwrap_or(Value::Null);
-        for paragraph in paragraphs {
+        for (number, paragraph) in (1..).zip(&paragraphs) {
+            let Value::Object(paragraph) = paragraph else { return Err(item_of(format!(": paragraph {number} is no object"))) };
+            let Some(Value::Array(questions)) = paragraph.get("qas") else {
+                return Err(item_of(format!(": paragraph {number} has no list `qas`")));
+            };
             let context = paragraph.get("context").cloned().unwrap_or(Value::Null);
-            let questions = paragraph.get("qas").and_then(Value::as_array);
-            questions.into_iter().flatten().for_each(|q| push(question(q, &context, &title)));
+            for (asked, fields) in (1..).zip(questions) {
+                let Value::Object(fields) = fields else {
+                    return Err(item_of(format!(": question {asked} of paragraph {number} is no object")));
+                };
+                push(question(fields, &context, &title));
+            }
         }
     }
     if records.is_empty() {
@@ -239,8 +270,8 @@ fn whole(source: &Source) -> Result<Vec<Record>> {
 }
 
 /// One question of SQuAD's layout, with its context.
-fn question(asked: &Value, context: &Value, title: &Value) -> Map<String, Value> {
-    let mut fields = asked.as_object().cloned().unwrap_or_default();
+fn question(asked: &Map<String, Value>, context: &Value, title: &Value) -> Map<String, Value> {
+    let mut fields = asked.clone();
     for (theirs, ours) in [("query_text", "question"), ("query_id", "id")] {
         if let Some(value) = fields.remove(theirs) {
             fields.insert(ours.into(), value);

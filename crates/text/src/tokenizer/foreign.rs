@@ -43,8 +43,38 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, 
     }
 }
 
+/// Whether a table of replacements claims to be longer than it is: it begins with the length of its first part, for which the library takes memory unseen.
+fn is_cut_off(normalizer: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match normalizer {
+        Value::Array(items) => items.iter().any(is_cut_off),
+        Value::Object(map) => map.iter().any(|(key, value)| match value {
+            Value::String(table) if key == "precompiled_charsmap" => {
+                // the first four bytes are in the first six letters of base64, low byte first
+                let letter = |c: u8| match c {
+                    b'A'..=b'Z' => Some(c - b'A'),
+                    b'a'..=b'z' => Some(c - b'a' + 26),
+                    b'0'..=b'9' => Some(c - b'0' + 52),
+                    b'+' | b'-' => Some(62),
+                    b'/' | b'_' => Some(63),
+                    _ => None,
+                };
+                let bits = table.bytes().take(6).filter_map(letter).fold((0u64, 0), |(bits, n), l| (bits << 6 | u64::from(l), n + 1));
+                let first = ((bits.0 >> 4) as u32).swap_bytes() as usize;
+                bits.1 == 6 && first > table.len() / 4 * 3
+            }
+            other => is_cut_off(other),
+        }),
+        _ => false,
+    }
+}
+
 impl Foreign {
     pub(crate) fn new(json: String, value: &serde_json::Value, path: &Path) -> Result<Self, TokenizerError> {
+        if is_cut_off(&value["normalizer"]) {
+            let message = "normalizer: the table of replacements (`precompiled_charsmap`) is cut off".into();
+            return Err(TokenizerError::Foreign { path: path.to_path_buf(), message });
+        }
         let mut library =
             guarded(|| json.parse::<Library>()).map_err(|message| TokenizerError::Foreign { path: path.to_path_buf(), message })?;
         // Cutting is asked for call by call, and batches are packed, never padded.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use prost::Message;
 use serde_json::{Map, Value, json};
+use tokenizers::normalizers::precompiled::Precompiled;
 
 use super::error::TokenizerError;
 use super::files::TokenizerConfig;
@@ -105,6 +106,10 @@ pub(super) fn convert(path: &Path, folder: &Path, config: &mut TokenizerConfig) 
         let first = map.first_chunk::<4>().map(|b| u32::from_le_bytes(*b) as usize);
         if first.is_none_or(|len| len > map.len() - 4) {
             return Err(broken("its table of replacements is cut off".into()));
+        }
+        // Read once for its faults: where the library reads it, it gives up with a panic.
+        if Precompiled::from(map).is_err() {
+            return Err(broken("its table of replacements cannot be read".into()));
         }
     }
     let trainer = proto.trainer_spec.clone().unwrap_or_default();

@@ -78,6 +78,8 @@ pub(super) struct Pickle {
 
 /// Values that one pickle may have: a few for each tensor in sound ones.
 const NODES: usize = 1 << 22;
+/// Values that a pickle may have whatever its length.
+const AT_ONCE: usize = 1 << 17;
 /// Bytes of a storage's key, which are short numbers.
 const KEY: usize = 256;
 
@@ -185,8 +187,10 @@ impl<'a> Reader<'a> {
     }
 
     fn push(&mut self, node: Node) -> Result<(), Fault> {
-        if self.nodes.len() >= NODES {
-            return Err(self.damaged(format_args!("more than {NODES} values")));
+        // A value takes some hundred bytes here; sound pickles of tensors write ten and more for each.
+        let most = NODES.min(AT_ONCE + self.at / 8);
+        if self.nodes.len() >= most {
+            return Err(self.damaged(format_args!("more than {most} values")));
         }
         self.nodes.push(node);
         self.stack.push(self.nodes.len() - 1);
