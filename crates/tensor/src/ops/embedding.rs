@@ -57,7 +57,7 @@ impl<'a, B: Backend> Tape<'a, B> {
     }
 
     /// Rows of a small table, in f32 whatever the tape's type: numbers that scores or losses take as they are learned.
-    /// `ids` must be below the table's rows. // [count] → f32 [count, columns]
+    /// `ids` must be below the table's rows. // `[count]` → f32 [count, columns]
     pub fn table(&mut self, ids: &B::Indices, count: usize, table: Param) -> Var<B> {
         let layout = Packed::new(self.backend(), Sequences::from_lengths([count]));
         let y = Tensor::new(self.backend(), Dtype::F32, count, table.cols);
