@@ -83,10 +83,18 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     }
     let (Some(model), Some(data)) = (args.model, args.data) else { anyhow::bail!("give --model and --data, or --suite") };
     let columns = args.columns.columns();
-    let (options_asked, catalogue, max_length) = (args.ask.options()?, args.catalogue, args.max_length);
-    let (task, options_of) = (args.task, options_asked);
-    let entry =
-        Entry { name: None, model, adapter: args.adapter, data, task, columns, options: options_of, catalogue, max_length, metric: None };
+    let entry = Entry {
+        name: None,
+        model,
+        adapter: args.adapter,
+        data,
+        task: args.task,
+        columns,
+        options: args.ask.options()?,
+        catalogue: args.catalogue,
+        max_length: args.max_length,
+        metric: None,
+    };
     let (task, rows, figures) = evaluate(&entry, args.predictions.as_deref(), options)?;
     if options.json {
         let mut line = serde_json::json!({"task": task, "rows": rows, "metrics": figures.values});
@@ -149,6 +157,17 @@ pub(crate) fn lines(figures: &BTreeMap<String, f64>) -> String {
     figures.iter().map(figure).collect::<Vec<_>>().join("\n")
 }
 
+/// The name of the figure that counts in the mean: the one asked for, or the first of the task's goals that is there.
+fn main_figure(entry: &Entry, task: &str, figures: &BTreeMap<String, f64>) -> anyhow::Result<Option<String>> {
+    if let Some(metric) = &entry.metric {
+        let known: Vec<&str> = figures.keys().map(String::as_str).collect();
+        anyhow::ensure!(figures.contains_key(metric), "metric = {metric:?}: the figures are {}", known.join(", "));
+        return Ok(Some(metric.clone()));
+    }
+    let goals = cloze::task::task(task).and_then(|t| t.learning()).map_or(&[][..], |l| l.goals());
+    Ok(goals.iter().find(|g| figures.contains_key(**g)).map(|g| (*g).to_owned()))
+}
+
 fn suite(path: &Path, options: &Options) -> anyhow::Result<u8> {
     let suite: Suite = cloze::train::run::read(path, &[])?;
     let names: Vec<String> = suite.run.iter().map(|e| e.name.clone().unwrap_or_else(|| e.data.display().to_string())).collect();
@@ -159,22 +178,17 @@ fn suite(path: &Path, options: &Options) -> anyhow::Result<u8> {
     }
     for (entry, name) in suite.run.iter().zip(&names) {
         // One that fails leaves the others their figures.
-        let (task, rows, mut figures) = match evaluate(entry, None, options) {
+        let found = evaluate(entry, None, options).and_then(|found| {
+            let chosen = main_figure(entry, found.0, &found.2.values).with_context(|| path.display().to_string())?;
+            Ok((found, chosen))
+        });
+        let ((task, rows, mut figures), chosen) = match found {
             Ok(found) => found,
             Err(error) => {
                 eprintln!("{name}: {}", crate::told(&error));
                 failed.push(name.as_str());
                 continue;
             }
-        };
-        let goals = cloze::task::task(task).and_then(|t| t.learning()).map_or(&[][..], |l| l.goals());
-        let chosen = match &entry.metric {
-            Some(metric) if !figures.values.contains_key(metric) => {
-                let known: Vec<&str> = figures.values.keys().map(String::as_str).collect();
-                anyhow::bail!("{}: {name}: metric = {metric:?}: the figures are {}", path.display(), known.join(", "));
-            }
-            Some(metric) => Some(metric.clone()),
-            None => goals.iter().find(|g| figures.values.contains_key(**g)).map(|g| (*g).to_owned()),
         };
         if options.json {
             let value = chosen.as_ref().and_then(|c| figures.values.get(c));

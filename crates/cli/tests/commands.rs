@@ -214,8 +214,11 @@ fn from_a_recipe_to_answers() {
     let run = world.run("evaluate --suite suite.toml --quiet");
     assert!(run.out.contains("60  mcc "), "one that fails leaves the others their figures: {}", run.out);
     run.fails(1, &["1 of 2 evaluations failed: gone"]);
-    world.write("suite.toml", two.replace("mcc", "bleu"));
-    world.run("evaluate --suite suite.toml --quiet").fails(1, &["bleu", "accuracy"]);
+    let last = "[[run]]\nname = \"last\"\nmodel = \"classifier/model\"\ndata = \"dev.tsv\"\n";
+    world.write("suite.toml", two.replace("mcc", "bleu") + last);
+    let run = world.run("evaluate --suite suite.toml --quiet");
+    assert!(run.out.contains("last"), "nor does a figure that is not there: {}", run.out);
+    run.fails(1, &["bleu", "accuracy", "2 of 3 evaluations failed"]);
     world.write("suite.toml", "[[run]]\nmodle = \"classifier/model\"\n");
     world.run("evaluate --suite suite.toml").fails(1, &["suite.toml", "modle"]);
 

@@ -117,19 +117,15 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// The values of a row that are given to a model.
-fn given(task: &dyn Task, row: &Row) -> String {
-    let fields = task.fields().iter().filter(|f| !matches!(f.needed, Needed::Labelled | Needed::Gold));
+/// The values of a row that are given to a model, or that are wanted of it.
+fn values(task: &dyn Task, row: &Row, labels: bool) -> String {
+    let fields = task.fields().iter().filter(|f| matches!(f.needed, Needed::Labelled | Needed::Gold) == labels);
     fields.filter_map(|f| row.get(f.name)).map(shown).collect::<Vec<_>>().join(" | ")
 }
 
 /// What a row's label says.
 fn told(task: &dyn Task, row: &Row) -> String {
-    let values = || {
-        let fields = task.fields().iter().filter(|f| matches!(f.needed, Needed::Labelled | Needed::Gold));
-        fields.filter_map(|f| row.get(f.name)).map(shown).collect::<Vec<_>>().join(" | ")
-    };
-    task.learning().and_then(|l| l.told(row)).unwrap_or_else(values)
+    task.learning().and_then(|l| l.told(row)).unwrap_or_else(|| values(task, row, true))
 }
 
 /// What a model answers, in few words.
@@ -154,7 +150,7 @@ pub(crate) fn line(
         suspects.len(),
         rows.len(),
         row.line,
-        short(given(task, row)),
+        short(values(task, row, false)),
         short(told(task, row)),
         short(said(task, context, answer)),
         path.display()
@@ -174,7 +170,7 @@ pub(crate) fn write(
     for (suspect, answer) in suspects.iter().zip(answers) {
         let row = &rows[suspect.row];
         let cells = [row.line.to_string(), format!("{:.4}", suspect.score)];
-        let texts = [told(task, row), said(task, context, answer), given(task, row)].map(|t| cell(&t));
+        let texts = [told(task, row), said(task, context, answer), values(task, row, false)].map(|t| cell(&t));
         table += &(cells.join("\t") + "\t" + &texts.join("\t") + "\n");
     }
     files::replace_file(path, |file| file.write_all(table.as_bytes()))

@@ -73,6 +73,19 @@ pub(super) fn answers(part: &str) -> Option<&'static str> {
     }
 }
 
+/// The names of RoBERTa's heads, which others took over with its layout.
+pub(super) fn roberta_heads(part: &str) -> Option<&'static str> {
+    match part {
+        "mlm.dense" => Some("lm_head.dense"),
+        "mlm.norm" => Some("lm_head.layer_norm"),
+        "mlm.decoder" => Some("lm_head.decoder"),
+        "mlm" => Some("lm_head"),
+        "summary" => Some("classifier.dense"),
+        "classifier" => Some("classifier.out_proj"),
+        _ => answers(part),
+    }
+}
+
 /// BERT's keys of config.json, read: sizes, segments, learned positions (counted from `offset`), dropout, activation.
 pub(super) fn bert_blueprint(c: &Config, offset: usize, segments: usize, eps: f32) -> Result<Blueprint, ModelError> {
     c.refuse_unless("position_embedding_type", "absolute")?;

@@ -3,7 +3,7 @@
 use cloze_tensor::ops::activation::Activation;
 use serde_json::{Map, Value, json};
 
-use super::layout::{answers, bert_blueprint, bert_body, bert_config, layer, one, stacked};
+use super::layout::{bert_blueprint, bert_body, bert_config, layer, one, roberta_heads, stacked};
 use crate::blueprint::{Blueprint, Summary};
 use crate::error::ModelError;
 use crate::files::config::Config;
@@ -69,18 +69,6 @@ fn names(spec: &Spec, _: &Blueprint) -> Vec<TensorName> {
         return body;
     }
     let Some((part, kind)) = spec.name.rsplit_once('.') else { return vec![] };
-    let ours = match part {
-        "embeddings.relative" => "mpnet.encoder.relative_attention_bias",
-        "mlm.dense" => "lm_head.dense",
-        "mlm.norm" => "lm_head.layer_norm",
-        "mlm.decoder" => "lm_head.decoder",
-        "mlm" => "lm_head",
-        "summary" => "classifier.dense",
-        "classifier" => "classifier.out_proj",
-        _ => match answers(part) {
-            Some(name) => name,
-            None => return vec![],
-        },
-    };
-    one(spec, format!("{ours}.{kind}"))
+    let ours = if part == "embeddings.relative" { Some("mpnet.encoder.relative_attention_bias") } else { roberta_heads(part) };
+    ours.map_or_else(Vec::new, |ours| one(spec, format!("{ours}.{kind}")))
 }

@@ -4,7 +4,7 @@
 use cloze_tensor::ops::activation::Activation;
 use serde_json::{Map, Value, json};
 
-use super::layout::{answers, bert_blueprint, bert_body, bert_config, one};
+use super::layout::{bert_blueprint, bert_body, bert_config, one, roberta_heads};
 use crate::blueprint::{Blueprint, Position, Summary};
 use crate::error::ModelError;
 use crate::files::config::Config;
@@ -59,17 +59,5 @@ fn names(spec: &Spec, _: &Blueprint) -> Vec<TensorName> {
         return body;
     }
     let Some((part, kind)) = spec.name.rsplit_once('.') else { return vec![] };
-    let ours = match part {
-        "mlm.dense" => "lm_head.dense",
-        "mlm.norm" => "lm_head.layer_norm",
-        "mlm.decoder" => "lm_head.decoder",
-        "mlm" => "lm_head",
-        "summary" => "classifier.dense",
-        "classifier" => "classifier.out_proj",
-        _ => match answers(part) {
-            Some(name) => name,
-            None => return vec![],
-        },
-    };
-    one(spec, format!("{ours}.{kind}"))
+    roberta_heads(part).map_or_else(Vec::new, |ours| one(spec, format!("{ours}.{kind}")))
 }
