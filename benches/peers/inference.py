@@ -207,7 +207,12 @@ def cosine(a, b):
 
 def run(args):
     work = pathlib.Path(args.work)
-    lines = open(work / "results.jsonl", "a")
+    # What is measured now takes the place of an earlier run's figures for the same engines.
+    path = work / "results.jsonl"
+    chosen = lambda row: row["model"] in args.models.split(",") and row["precision"] in args.precisions.split(",") and (not args.engines or row["engine"] in args.engines.split(","))
+    kept = [line for line in open(path) if not chosen(json.loads(line))] if path.exists() else []
+    path.write_text("".join(kept))
+    lines = open(path, "a")
     for model in args.models.split(","):
         for precision in args.precisions.split(","):
             engines = {}

@@ -243,6 +243,18 @@ fn from_a_recipe_to_answers() {
         .run("finetune --model run/model --train train.tsv --dev dev.tsv --out x --set lora.targets=[\"q_proj\"]")
         .fails(1, &["q_proj", "query"]);
     world.run("evaluate --model run/model --adapter classifier/model --data dev.tsv").fails(1, &["adapter_config.json"]);
+    // a base that only the adapter's file names is not fetched: a listener stands where the hub would be, and nobody comes
+    let hub = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    hub.set_nonblocking(true).unwrap();
+    let config = std::fs::read_to_string(world.path("lora/model/adapter_config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["base_model_name_or_path"] = "some-org/some-base".into();
+    world.write("lora/model/adapter_config.json", config.to_string());
+    let endpoint = format!("http://{}", hub.local_addr().unwrap());
+    let asked = world.command("evaluate --model lora/model --data dev.tsv").env("HF_ENDPOINT", endpoint).output().unwrap();
+    world::Done::from(asked).fails(1, &["adapter_config.json", "some-org/some-base", "cloze inspect", "--adapter lora/model"]);
+    assert_eq!(hub.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "the hub was asked");
+    assert_eq!(accuracy("evaluate --model run/model --adapter lora/model --data dev.tsv --json --quiet"), named);
 
     // seeds with mean and spread
     let done = world

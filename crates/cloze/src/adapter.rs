@@ -50,17 +50,17 @@ impl Words {
 
 impl Source {
     /// A model's folder or its name on the hub. An adapter's leads to its base: the folder that its `base_model_name_or_path` names, or the
-    /// hub's model of that name.
+    /// model of that name in the hub's cache. A base is not fetched because an adapter names it.
     ///
     /// # Errors
-    /// When a name is not to be had, or an adapter names no base.
+    /// When a name is not to be had, or an adapter names no base or one that is not here.
     pub fn of(model: &Path) -> Result<Self, Error> {
         let folder = hub::model_folder(model, &mut |_| ())?;
         if !is_adapter(&folder) {
             return Ok(Self { base: folder, adapter: None });
         }
         let base = Adapter::read(&folder)?.base()?;
-        let base = hub::model_folder(&base, &mut |_| ())?;
+        let base = hub::model_named_in(&folder.join(ADAPTER_CONFIG), &base)?;
         if is_adapter(&base) {
             return Err(ModelError::IsAdapter { folder: base, file: ADAPTER_CONFIG }.into());
         }

@@ -13,7 +13,7 @@ pub struct RelativeBias {
 }
 
 impl RelativeBias {
-    /// The bucket of a key `distance` places behind its query. With h = buckets / 2 and e = h / 2: |distance| below e is its own bucket,
+    /// The bucket of a key `distance` places after its query. With h = buckets / 2 and e = h / 2: |distance| below e is its own bucket,
     /// further ones have e + ⌊ln(|distance| / e) / ln(max_distance / e) · (h − e)⌋, h − 1 at most; h more for keys behind the query.
     pub fn bucket(&self, distance: isize) -> usize {
         let half = self.buckets / 2;

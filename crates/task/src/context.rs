@@ -168,7 +168,7 @@ pub struct Options {
     /// How many candidates, labels, answers or hits; all by default where that is few.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_k: Option<usize>,
-    /// Multi-label: labels from this probability up (0.5). Question answering: see `no_answer`.
+    /// Question answering: added to the scores of spans before they are compared with that of no answer (0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f32>,
     /// Logits instead of probabilities.

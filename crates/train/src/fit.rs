@@ -282,14 +282,13 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
     fn step(&mut self, clock: &mut Instant) -> Result<(), TrainError> {
         let progress = self.plan.budget.progress(&self.spent);
         let batches = self.course.next(progress)?;
-        let lr = self.plan.lr * self.plan.schedule.factor_of_step(&self.plan.budget, &self.spent);
+        let tokens: u64 = batches.iter().map(|b| b.tokens() as u64).sum();
+        let after = Spent { steps: self.spent.steps + 1, tokens: self.spent.tokens + tokens, epochs: self.course.epochs(), ..self.spent };
+        let lr = self.plan.lr * self.plan.schedule.factor_of_step(&self.plan.budget, &self.spent, &after);
         let result = self.trainer.step(&*self.course, &batches, lr)?;
         let elapsed = clock.elapsed();
         *clock = Instant::now();
-        self.spent.steps += 1;
-        self.spent.tokens += result.tokens;
-        self.spent.epochs = self.course.epochs();
-        self.spent.time += elapsed;
+        self.spent = Spent { time: self.spent.time + elapsed, ..after };
         let record = self.record(&result, lr, elapsed);
         self.observers.event(&Event::Step(record));
         Ok(())

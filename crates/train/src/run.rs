@@ -24,12 +24,16 @@ pub enum Precision {
 pub fn read<T: DeserializeOwned>(path: &Path, changes: &[String]) -> Result<T, TrainError> {
     let problem = |problem: String| TrainError::Recipe { path: path.to_owned(), problem };
     let text = std::fs::read_to_string(path).map_err(|e| problem(format!("cannot read the recipe: {e}")))?;
-    // Parsed as T first, so that faults of the file itself are told with their line.
+    let own = |e: toml::de::Error| problem(e.to_string());
     if changes.is_empty() {
-        return toml::from_str(&text).map_err(|e| problem(e.to_string()));
+        return toml::from_str(&text).map_err(own);
     }
-    let table: toml::Table = toml::from_str(&text).map_err(|e| problem(e.to_string()))?;
-    changed(table, changes)
+    let table: toml::Table = toml::from_str(&text).map_err(own)?;
+    changed(&table, changes).map_err(|fault| match fault {
+        // Parsed from its text once more, a fault of the file itself is told with its line.
+        Fault::Before(e) => own(toml::from_str::<T>(&text).err().unwrap_or(e)),
+        Fault::Change(e) => e,
+    })
 }
 
 /// A recipe from its text.
@@ -40,16 +44,38 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, TrainError> {
 /// A run from defaults and `--set` changes alone.
 pub fn from_defaults<T: DeserializeOwned + Serialize>(defaults: &T, changes: &[String]) -> Result<T, TrainError> {
     let table = toml::Table::try_from(defaults).map_err(|e| set_error("", e.to_string()))?;
-    changed(table, changes)
+    changed(&table, changes).map_err(|fault| match fault {
+        Fault::Before(e) => set_error(&changes.join(" --set "), e.to_string()),
+        Fault::Change(e) => e,
+    })
 }
 
-fn changed<T: DeserializeOwned>(mut table: toml::Table, changes: &[String]) -> Result<T, TrainError> {
+/// Why a table with changes is no run.
+enum Fault {
+    /// It was not one before them, for the same reason.
+    Before(toml::de::Error),
+    /// One of them is at fault.
+    Change(TrainError),
+}
+
+fn changed<T: DeserializeOwned>(before: &toml::Table, changes: &[String]) -> Result<T, Fault> {
+    let parsed = |table: &toml::Table| toml::Value::Table(table.clone()).try_into::<T>();
+    let mut table = before.clone();
     for change in changes {
-        set(&mut table, change)?;
-        // Checked one by one, so that the one at fault is named.
+        set(&mut table, change).map_err(Fault::Change)?;
     }
-    let given = changes.join(" --set ");
-    toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| set_error(&given, e.to_string()))
+    let fault = match parsed(&table) {
+        Ok(run) => return Ok(run),
+        Err(e) => e,
+    };
+    // The first change that brings the fault about is the one to name.
+    let same = |table: &toml::Table| parsed(table).is_err_and(|e| e.message() == fault.message());
+    if same(before) {
+        return Err(Fault::Before(fault));
+    }
+    let mut table = before.clone();
+    let guilty = changes.iter().find(|change| set(&mut table, change).is_ok() && same(&table));
+    Err(Fault::Change(set_error(guilty.map_or("", |c| c), fault.to_string())))
 }
 
 fn set_error(given: &str, problem: String) -> TrainError {
@@ -143,5 +169,15 @@ mod tests {
         std::fs::write(&path, "seed = 1\n[train]\nbudget = \"1m\"\ntoken = 3\n").unwrap();
         let error = read::<Outer>(&path, &[]).unwrap_err().to_string();
         assert!(error.contains("run.toml") && error.contains("line 4") && error.contains("token"), "{error}");
+        // with changes, too, whatever they say
+        let changed = |changes: &[&str]| {
+            let changes: Vec<String> = changes.iter().map(|c| (*c).to_owned()).collect();
+            read::<Outer>(&path, &changes).unwrap_err().to_string()
+        };
+        assert_eq!(changed(&["seed=2"]), error);
+        std::fs::write(&path, "seed = 1\n[train]\nbudget = \"1m\"\n").unwrap();
+        let guilty = changed(&["train.tokens=3", "train.token=4", "seed=2"]);
+        assert!(guilty.starts_with("--set train.token=4:") && guilty.contains("unknown field `token`"), "{guilty}");
+        assert_eq!(read::<Outer>(&path, &["train.tokens=3".into()]).unwrap().train.tokens, 3, "a change may bring what is missing");
     }
 }

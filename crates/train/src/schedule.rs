@@ -206,15 +206,15 @@ impl Schedule {
         self.at(progress, step as f64)
     }
 
-    /// The factor for the step that follows `spent`, taken in the middle of it.
-    pub fn factor_of_step(&self, budget: &Budget, spent: &Spent) -> f64 {
+    /// The factor for a step, taken in the middle of it: between what was spent before it and what will be after it. How long it takes is not
+    /// known before, so where time is the budget, half a step at the average pace is added to what was spent.
+    pub fn factor_of_step(&self, budget: &Budget, before: &Spent, after: &Spent) -> f64 {
         let progress = match budget {
-            Budget::Steps(total) => (spent.steps as f64 + 0.5) / *total as f64,
-            _ if spent.steps == 0 => 0.0,
-            // half a step at the average pace
-            _ => budget.progress(spent) * (1.0 + 0.5 / spent.steps as f64),
+            Budget::Time(_) if before.steps == 0 => 0.0,
+            Budget::Time(_) => budget.progress(before) * (1.0 + 0.5 / before.steps as f64),
+            _ => (budget.progress(before) + budget.progress(after)) / 2.0,
         };
-        self.at(progress, spent.steps as f64 + 0.5)
+        self.at(progress, before.steps as f64 + 0.5)
     }
 
     fn at(&self, progress: f64, step: f64) -> f64 {
@@ -359,7 +359,8 @@ mod tests {
 
     #[test]
     fn no_step_is_wasted_and_every_factor_is_in_range() {
-        let budget = Budget::Steps(40);
+        let budgets = [Budget::Steps(40), Budget::Tokens(40 * 512), Budget::Epochs(2.0)];
+        let spent = |steps| Spent { steps, tokens: 512 * steps, epochs: 0.05 * steps as f64, ..Spent::default() };
         for text in [
             "kind = 'constant'",
             "kind = 'linear'",
@@ -371,9 +372,10 @@ mod tests {
         ] {
             let schedule = read(text);
             for steps in 0..40 {
-                let spent = Spent { steps, ..Spent::default() };
-                let factor = schedule.factor_of_step(&budget, &spent);
-                assert!(factor > 0.0 && factor <= 1.0, "{text}: step {steps} has factor {factor}");
+                let factors = budgets.map(|budget| schedule.factor_of_step(&budget, &spent(steps), &spent(steps + 1)));
+                assert!(factors[0] > 0.0 && factors[0] <= 1.0, "{text}: step {steps} has factor {}", factors[0]);
+                close(factors[1], factors[0]);
+                close(factors[2], factors[0]);
             }
         }
     }
@@ -384,7 +386,8 @@ mod tests {
         let schedule = read("kind = 'linear'\nwarmup = 10");
         let at = |steps, seconds| {
             let time = std::time::Duration::from_secs(seconds);
-            schedule.factor_of_step(&budget, &Spent { steps, time, ..Spent::default() })
+            let spent = Spent { steps, time, ..Spent::default() };
+            schedule.factor_of_step(&budget, &spent, &spent)
         };
         close(at(0, 0), 0.05);
         assert!(at(5, 5) < 1.0);

@@ -31,6 +31,19 @@ pub enum HubError {
         /// The cache.
         cache: PathBuf,
     },
+    /// A file names it, and only a person's word makes Cloze fetch something.
+    #[error(
+        "{file} names {model}, which is not in the cache ({cache}), and nothing is fetched because a file says so; `cloze inspect {model}` fetches it, or give a base with --model BASE --adapter {}",
+        file.parent().unwrap_or(file).display()
+    )]
+    NamedByFile {
+        /// The file.
+        file: PathBuf,
+        /// Name and revision.
+        model: String,
+        /// The cache.
+        cache: PathBuf,
+    },
     /// The hub cannot be reached.
     #[error(
         "{url} cannot be reached: {cause}; {model} is not in the cache ({cache}) either. Check the network, HF_ENDPOINT and the proxy, or give a model folder's path"
@@ -305,17 +318,29 @@ fn shards_are_there(snapshot: &Path) -> bool {
 /// # Errors
 /// When it is a name and the model is not to be had. A path that does not exist and is no name is given back as it is.
 pub fn model_folder(text: &Path, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf, HubError> {
-    if text.exists() {
-        return Ok(text.to_owned());
-    }
-    // Where the first part is a folder here, a path is meant.
-    let here = text.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && parent.exists());
-    match text.to_str().and_then(Name::parse).filter(|_| !here) {
+    match name_of(text) {
         Some(name) => {
             Hub::from_env().folder(&name, progress).map_err(|cause| HubError::Neither { path: text.to_owned(), cause: Box::new(cause) })
         }
         None => Ok(text.to_owned()),
     }
+}
+
+/// As [`model_folder`], for a model that `file` names: a path that exists, or a model that is in the cache already. Nothing is fetched.
+///
+/// # Errors
+/// When it is a name and the cache lacks the model.
+pub fn model_named_in(file: &Path, text: &Path) -> Result<PathBuf, HubError> {
+    let Some(name) = name_of(text) else { return Ok(text.to_owned()) };
+    let hub = Hub::from_env();
+    hub.cached(&name).ok_or_else(|| HubError::NamedByFile { file: file.to_owned(), model: text.display().to_string(), cache: hub.cache })
+}
+
+/// The name on the hub that `text` is, where it is not a path.
+fn name_of(text: &Path) -> Option<Name> {
+    // Where the first part is a folder here, a path is meant.
+    let here = text.exists() || text.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && parent.exists());
+    text.to_str().and_then(Name::parse).filter(|_| !here)
 }
 
 #[cfg(test)]

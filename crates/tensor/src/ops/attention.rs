@@ -71,7 +71,7 @@ pub fn distance_row(rows: usize, i: usize, j: usize) -> usize {
 /// The contract of [`Attention`].
 pub trait AttentionOp: Storage {
     /// qkv [T, 3H] (q, k, v side by side, heads side by side in each) → y [T, H]. `bias` (f32 [2R + 1, N], whatever the type of qkv) is
-    /// added to the scores: row R + d for a key d places behind its query, d cut at ±R; see [`distance_row`]. `lse` (f32 [T, N])
+    /// added to the scores: row R + d for a key d places after its query, d cut at ±R; see [`distance_row`]. `lse` (f32 [T, N])
     /// receives ln Σ_j exp(scale · q·k_j + b_j) when given. A sequence of no tokens is nothing.
     fn attention(
         &self,
