@@ -8,7 +8,8 @@ fn root() -> PathBuf {
 }
 
 fn markdown(folder: &Path) -> Vec<PathBuf> {
-    let mut pages: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "md")).collect();
+    let mut pages: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "md")).collect();
     pages.sort();
     pages
 }
@@ -91,14 +92,18 @@ fn every_link_leads_somewhere() {
 
 /// A line of code without its comment, which is translated.
 fn code(line: &str) -> String {
-    let end = ["# ", "// "].iter().filter_map(|mark| line.match_indices(mark).map(|(at, _)| at).find(|&at| at == 0 || line[..at].ends_with(' '))).min();
+    let end = ["# ", "// "]
+        .iter()
+        .filter_map(|mark| line.match_indices(mark).map(|(at, _)| at).find(|&at| at == 0 || line[..at].ends_with(' ')))
+        .min();
     line[..end.unwrap_or(line.len())].trim_end().to_owned()
 }
 
 #[test]
 fn chinese_pages_say_what_the_english_ones_say() {
     let docs = root().join("docs");
-    let names = |folder: &Path| markdown(folder).iter().map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect::<BTreeSet<_>>();
+    let names =
+        |folder: &Path| markdown(folder).iter().map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect::<BTreeSet<_>>();
     // Figures of measurements stay in one place.
     let alone = ["benchmarks.md", "cuda.md", "results.md"].map(str::to_owned).into();
     assert_eq!(names(&docs).difference(&alone).cloned().collect::<BTreeSet<_>>(), names(&docs.join("zh")));

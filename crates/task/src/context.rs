@@ -41,6 +41,9 @@ pub struct Settings {
     /// The longest sequence it was trained on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_length: Option<usize>,
+    /// Sentence embedding: what the scores of training rows are divided by; found from the rows.
+    #[serde(skip)]
+    pub score_scale: Option<f32>,
 }
 
 impl Default for Settings {
@@ -55,6 +58,7 @@ impl Default for Settings {
             passage_prefix: String::new(),
             no_answer: false,
             max_length: None,
+            score_scale: None,
         }
     }
 }

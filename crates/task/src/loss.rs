@@ -73,6 +73,8 @@ pub struct Loss {
     pub loss: f64,
     /// How many targets had the largest score; NaN where they are numbers, which none hits.
     pub hits: f64,
+    /// How many targets there were: labels of sequences or tokens, spans, choices, numbers.
+    pub targets: f64,
     /// Σ units.
     pub units: f64,
     /// ∂Σ loss / ∂ outputs. // `[rows, width]`
@@ -88,6 +90,7 @@ pub fn loss(options: &LossOptions, examples: &[Rows], values: &[f32], width: usi
     let row = |r: usize| r * width..(r + 1) * width;
     for (target, ranges) in examples {
         sum.units += options.units(target);
+        sum.targets += if let Target::Tokens(labels) = target { labels.len() as f64 } else { 1.0 };
         let first = ranges.first().map_or(0, |r| r.start);
         match target {
             Target::Class(class) => {
@@ -287,6 +290,11 @@ mod tests {
     fn a_class_loss_is_its_formula() {
         let found = loss(&LossOptions::default(), &[(&Target::Class(0), vec![0..1])], &[0.0, 0.0], 2);
         assert!((found.loss - 2f64.ln()).abs() < 1e-12);
-        assert_eq!((found.hits, found.units, &found.gradient[..]), (1.0, 1.0, &[-0.5, 0.5][..]));
+        assert_eq!((found.hits, found.targets, found.units, &found.gradient[..]), (1.0, 1.0, 1.0, &[-0.5, 0.5][..]));
+        // a weight changes the mean of the losses, not what was hit
+        let weighted = LossOptions { class_weights: vec![0.25, 4.0], ..Default::default() };
+        let tokens = Target::Tokens(vec![0, 1]);
+        let found = loss(&weighted, &[(&tokens, vec![0..2])], &[1.0, 0.0, 1.0, 0.0], 2);
+        assert_eq!((found.hits, found.targets, found.units), (1.0, 2.0, 4.25));
     }
 }

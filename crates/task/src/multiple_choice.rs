@@ -152,6 +152,12 @@ fn sequences(context: &Context, row: &Row, choices: &[String]) -> Result<(Vec<Se
 /// The right choice: a number from 0, a letter from A, or the choice's own text.
 fn right_choice(row: &Row, choices: &[String]) -> Result<usize, TaskError> {
     let label = row.written("label")?;
+    // A number of jsonl is a place, even where the choices are numbers.
+    if let Some(Value::Number(place)) = row.get("label")
+        && let Some(place) = place.as_u64().and_then(|p| usize::try_from(p).ok()).filter(|&p| p < choices.len())
+    {
+        return Ok(place);
+    }
     let by_text = choices.iter().position(|c| *c == label);
     let by_number = || label.parse::<usize>().ok();
     let by_letter = || match label.as_bytes() {

@@ -102,23 +102,37 @@ impl Task for Recommendation {
     }
 
     fn figures(&self, _: &Context, rows: &[Row], answers: &[Value]) -> Result<Figures, TaskError> {
-        // each user looks for the next item among the distinct items of all rows, without those of the history
-        let pairs: Vec<[Vec<f32>; 2]> = answers.iter().map(|a| serde_json::from_value(a.clone()).unwrap_or_default()).collect();
+        // each user looks for the next item among the row's own candidates, or else among the distinct items of all such rows, without those of
+        // the history
+        let mut pairs: Vec<[Vec<f32>; 2]> = Vec::with_capacity(rows.len());
+        let mut ranked: Vec<Option<Answer>> = Vec::with_capacity(rows.len());
+        for (row, answer) in rows.iter().zip(answers) {
+            let own = row.get("candidates").is_some();
+            ranked.push(own.then(|| serde_json::from_value(answer.clone()).unwrap_or_default()));
+            pairs.push(if own { Default::default() } else { serde_json::from_value(answer.clone()).unwrap_or_default() });
+        }
         let mut items: HashMap<&str, &[f32]> = HashMap::new();
-        for (row, pair) in rows.iter().zip(&pairs) {
-            items.insert(row.text("item")?, &pair[1]);
+        let mut wanted: Vec<(&str, Vec<String>)> = Vec::with_capacity(rows.len());
+        for ((row, pair), ranked) in rows.iter().zip(&pairs).zip(&ranked) {
+            wanted.push((row.text("item")?, row.list("history")?));
+            if ranked.is_none() {
+                items.insert(row.text("item")?, &pair[1]);
+            }
         }
         let mut names: Vec<&str> = items.keys().copied().collect();
         names.sort_unstable();
-        let mut queries = Vec::new();
-        for (row, [user, _]) in rows.iter().zip(&pairs) {
-            let (wanted, history) = (row.text("item")?, row.list("history")?);
-            let open: Vec<&str> = names.iter().copied().filter(|n| *n == wanted || !history.iter().any(|h| h == n)).collect();
-            let scores: Vec<f32> = open.iter().map(|n| cosine(user, items[n])).collect();
-            queries.push(ranking::order(&scores).into_iter().map(|i| open[i] == wanted).collect());
-        }
-        let mut figures = Figures { values: ranking::figures(&queries), ..Figures::default() };
-        figures.values.insert("candidates".into(), names.len() as f64);
+        let values = ranking::of_queries(rows.len(), |q| {
+            let (wanted, history) = &wanted[q];
+            if let Some(answer) = &ranked[q] {
+                return answer.iter().map(|r| r.text == *wanted).collect();
+            }
+            let open: Vec<&str> = names.iter().copied().filter(|n| n == wanted || !history.iter().any(|h| h == n)).collect();
+            let scores: Vec<f32> = open.iter().map(|n| cosine(&pairs[q][0], items[n])).collect();
+            ranking::order(&scores).into_iter().map(|i| open[i] == *wanted).collect()
+        });
+        let mut figures = Figures { values, ..Figures::default() };
+        let own: usize = ranked.iter().map(|r| r.as_ref().map_or(names.len(), Vec::len)).sum();
+        figures.values.insert("candidates".into(), own as f64 / rows.len().max(1) as f64);
         Ok(figures)
     }
 

@@ -36,7 +36,12 @@ pub static FIELDS: [Field; 5] = [
         needed: Needed::Labelled,
     },
     Field { name: "negatives", about: "a text, or a list of texts, that do not belong to it", usual: &["negative"], needed: Needed::Gold },
-    Field { name: "score", about: "how near the two are (0 to 1, or 0 to 5)", usual: &["similarity"], needed: Needed::Gold },
+    Field {
+        name: "score",
+        about: "how near the two are: 0 to 1, or to 5, 10 or 100, by the largest of the rows",
+        usual: &["similarity"],
+        needed: Needed::Gold,
+    },
     Field {
         name: "label",
         about: "1 or entailment: the two belong together; other rows are no positives",
@@ -122,15 +127,19 @@ impl Task for SentenceEmbedding {
             relevant.entry(rows[i].text("text")?).or_default().push(place[rows[i].text("pair")?]);
         }
         let mut asked = std::collections::HashSet::new();
-        let mut queries = Vec::new();
+        let mut queries: Vec<(&[f32], &[usize])> = Vec::new();
         for &i in &positive {
             let text = rows[i].text("text")?;
             if asked.insert(text) {
-                let scores: Vec<f32> = candidates.iter().map(|c| cosine(&pairs[i][0], c)).collect();
-                queries.push(ranking::order(&scores).into_iter().map(|c| relevant[text].contains(&c)).collect());
+                queries.push((&pairs[i][0], &relevant[text]));
             }
         }
-        let mut figures = Figures { values: ranking::figures(&queries), ..Figures::default() };
+        let values = ranking::of_queries(queries.len(), |q| {
+            let (vector, relevant) = queries[q];
+            let scores: Vec<f32> = candidates.iter().map(|c| cosine(vector, c)).collect();
+            ranking::order(&scores).into_iter().map(|c| relevant.contains(&c)).collect()
+        });
+        let mut figures = Figures { values, ..Figures::default() };
         figures.values.insert("candidates".into(), candidates.len() as f64);
         Ok(figures)
     }
@@ -141,8 +150,9 @@ impl Task for SentenceEmbedding {
 }
 
 impl Learning for SentenceEmbedding {
-    fn heads(&self, _: &[Row], _: Option<Problem>, settings: &mut Settings) -> Result<Heads, TaskError> {
+    fn heads(&self, rows: &[Row], _: Option<Problem>, settings: &mut Settings) -> Result<Heads, TaskError> {
         settings.normalize = true;
+        settings.score_scale = score_scale(rows)?;
         Ok(Heads::default())
     }
 
@@ -152,8 +162,7 @@ impl Learning for SentenceEmbedding {
         let (positive, cut_too) = embed(context, &settings.passage_prefix, row.text("pair")?)?;
         let mut sequences = vec![anchor, positive];
         if row.get("score").is_some() {
-            let score = row.number("score")?;
-            let score = if score > 1.0 { score / 5.0 } else { score };
+            let score = row.number("score")? / f64::from(context.settings.score_scale.unwrap_or(1.0));
             return Ok(vec![Example { sequences, target: Target::Similarity(score as f32), cut: cut || cut_too }]);
         }
         if !belongs(row) {
@@ -177,6 +186,20 @@ impl Learning for SentenceEmbedding {
     fn goals(&self) -> &'static [&'static str] {
         &["mrr@10", "recall@1", "recall@10", "map", "ndcg@10", "spearman", "pearson"]
     }
+}
+
+/// What the scores of rows are divided by: the end of their scale, which the largest tells. `None`: they have none.
+fn score_scale(rows: &[Row]) -> Result<Option<f32>, TaskError> {
+    let mut largest: Option<(f64, &Row)> = None;
+    for row in rows.iter().filter(|r| r.get("score").is_some()) {
+        let score = row.number("score")?;
+        if largest.is_none_or(|(l, _)| score > l) {
+            largest = Some((score, row));
+        }
+    }
+    let Some((largest, row)) = largest else { return Ok(None) };
+    let scale = [1.0f32, 5.0, 10.0, 100.0].into_iter().find(|&s| largest <= f64::from(s));
+    scale.map(Some).ok_or_else(|| row.fault("score", "a number of a scale from 0 to 1, 5, 10 or 100"))
 }
 
 /// Whether the two texts of a row belong together: a label, where there is one, says so.

@@ -129,7 +129,7 @@ impl Task for TokenClassification {
         let (mut entities, mut right, mut total) = (Entities::default(), 0usize, 0usize);
         for (row, answer) in rows.iter().zip(answers) {
             let answer: Answer = serde_json::from_value(answer.clone()).unwrap_or_default();
-            let gold = gold(row)?;
+            let gold = gold(row, Some(scheme))?;
             if scheme {
                 let found: Vec<Chunk> = answer.into_iter().map(|t| (t.entity_group, t.start, t.end)).collect();
                 entities.add(&gold, &found);
@@ -204,7 +204,7 @@ impl Learning for TokenClassification {
         let (text, _) = text_of(row).ok()?;
         let chars: Vec<char> = text.chars().collect();
         let word = |(kind, start, end): Chunk| Some((chars.get(start..end)?.iter().collect(), kind));
-        Some(in_words(gold(row).ok()?.into_iter().filter_map(word)))
+        Some(in_words(gold(row, None).ok()?.into_iter().filter_map(word)))
     }
 
     fn said(&self, _: &Context, answer: &Value) -> Option<String> {
@@ -379,8 +379,9 @@ fn tags(row: &Row, words: &Words) -> Result<Vec<String>, TaskError> {
     Ok(tags)
 }
 
-/// The entities of a row as (type, start, end) in characters; of plain tags one for each word.
-fn gold(row: &Row) -> Result<Vec<Chunk>, TaskError> {
+/// The entities of a row as (type, start, end) in characters; of plain tags one for each word. `scheme`: whether tags are a scheme's, as the
+/// model's labels say; one row's own may not tell (without an `O`, tags of the IO scheme look plain).
+fn gold(row: &Row, scheme: Option<bool>) -> Result<Vec<Chunk>, TaskError> {
     if row.get("tags").is_none() {
         return spans(row);
     }
@@ -388,7 +389,7 @@ fn gold(row: &Row) -> Result<Vec<Chunk>, TaskError> {
     let tags = row.list("tags")?;
     let Some(bytes) = bytes.filter(|b| b.len() == tags.len()) else { return Err(row.fault("tags", "as many tags as tokens")) };
     let places = char_places(&text, &bytes);
-    if !is_scheme(&tags) && !tags.iter().all(|t| t == "O") {
+    if !scheme.unwrap_or_else(|| is_scheme(&tags) || tags.iter().all(|t| t == "O")) {
         return Ok(tags.into_iter().zip(places).map(|(t, p)| (t, p.start, p.end)).collect());
     }
     Ok(chunks(&tags).into_iter().map(|(kind, a, b)| (kind, places[a].start, places[b - 1].end)).collect())

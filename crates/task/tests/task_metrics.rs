@@ -4,7 +4,7 @@ use cloze_task::metric::answers::{cmrc, squad};
 use cloze_task::metric::classification::multi_label;
 use cloze_task::metric::correlation::{pearson, spearman};
 use cloze_task::metric::entities::{Entities, chunks};
-use cloze_task::metric::ranking::{average_precision, ndcg, order, recall, reciprocal_rank};
+use cloze_task::metric::ranking::{average_precision, figures, ndcg, of_queries, order, recall, reciprocal_rank};
 use cloze_task::metric::rouge::{rouge_l, rouge_n, words};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -90,6 +90,14 @@ fn rankings_equal_scikit_learn() {
     }
     let hits = [false, false, true, true];
     assert_eq!((reciprocal_rank(&hits, 10), reciprocal_rank(&hits, 2), recall(&hits, 2, 3)), (1.0 / 3.0, 0.0, 0.5));
+}
+
+#[test]
+fn rankings_made_one_by_one_give_the_same_figures() {
+    let hits = |q: usize| (0..50).map(|c| (c * 7 + q * 3) % 11 == 0).collect::<Vec<bool>>();
+    for count in [0, 1, 31, 200] {
+        assert_eq!(of_queries(count, hits), figures(&(0..count).map(hits).collect::<Vec<_>>()));
+    }
 }
 
 #[test]

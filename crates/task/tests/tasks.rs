@@ -187,6 +187,16 @@ fn training_rows_of_entities_label_the_pieces_that_begin_words() {
     assert!(learning.examples(&context, &bad).unwrap_err().to_string().contains("tags"));
 }
 
+#[test]
+fn entities_of_the_io_scheme_are_told_by_the_labels_of_the_model() {
+    let context = context(&["LOC", "O", "PER"], Problem::SingleLabel, 32);
+    let row = json!({"tokens": ["marie", "curie"], "tags": ["PER", "PER"]}); // without an O
+    let answer = ask("token-classification", &context, row.clone(), &Options::default(), tagger(3, |_| 2));
+    assert_eq!((&answer[0]["word"], answer.as_array().unwrap().len()), (&json!("marie curie"), 1), "{answer}");
+    let figures = require("token-classification").unwrap().figures(&context, &[Row::new(row)], &[answer]).unwrap();
+    assert_eq!(figures.values["f1"], 1.0, "one entity, as seqeval has it");
+}
+
 /// Start and end logits at the tokens with these ids.
 fn reader(start: u32, end: u32) -> impl Fn(&Sequence) -> Output {
     move |s| {
@@ -281,6 +291,13 @@ fn choices_and_labels_given_with_the_text() {
     assert_eq!(answer[0]["label"], "in the paris");
     let figures = require("multiple-choice").unwrap().figures(&none, &[Row::new(input)], &[answer]).unwrap();
     assert_eq!(figures.values["accuracy"], 1.0);
+    // a number is a place, even among choices that are numbers; a text is first of all a choice
+    let learning = require("multiple-choice").unwrap().learning().unwrap();
+    for (label, right) in [(json!(0), 0), (json!("0"), 1), (json!("2"), 0), (json!("C"), 2)] {
+        let row = Row::new(json!({"question": "where?", "choices": ["2", "0", "1"], "label": label}));
+        let target = learning.examples(&none, &row).unwrap().remove(0).target;
+        assert_eq!(target, cloze_task::loss::Target::Choice(right), "{label}");
+    }
 
     let nli = context(&["contradiction", "entailment", "neutral"], Problem::SingleLabel, 32);
     let dog = id(&nli, "dog");
@@ -378,6 +395,35 @@ fn vectors_are_cut_normalised_and_compared() {
     assert!(close(&near[0], 1.0) && near[1].as_f64().unwrap() < 0.999, "{near}");
     let picked = ask("recommendation", &context, json!({"history": ["cat"], "candidates": ["the dog ran in", "dog"]}), &options, model);
     assert_eq!(picked[0]["index"], 1);
+    // rows with candidates of their own are evaluated among these
+    let row = |item: &str| json!({"history": ["cat"], "item": item, "candidates": ["the dog ran in", "dog"]});
+    let ranks = |item: &str| {
+        let answer = ask("recommendation", &context, row(item), &options, model);
+        require("recommendation").unwrap().figures(&context, &[Row::new(row(item))], &[answer]).unwrap().values
+    };
+    assert_eq!((ranks("dog")["recall@1"], ranks("dog")["candidates"]), (1.0, 2.0));
+    assert_eq!((ranks("the dog ran in")["recall@1"], ranks("the dog ran in")["recall@10"]), (0.0, 1.0));
+}
+
+#[test]
+fn scores_are_shares_of_their_scale() {
+    let learning = require("sentence-embedding").unwrap().learning().unwrap();
+    let row = |score: f64| Row::new(json!({"text": "cat", "pair": "dog", "score": score}));
+    let targets = |scores: &[f64]| {
+        let rows: Vec<Row> = scores.iter().map(|s| row(*s)).collect();
+        let mut settings = Settings::default();
+        learning.heads(&rows, None, &mut settings)?;
+        let context = Context { settings, ..Arc::into_inner(context(&[], Problem::SingleLabel, 32)).unwrap() };
+        let of = |r: &Row| match learning.examples(&context, r).unwrap().remove(0).target {
+            cloze_task::loss::Target::Similarity(score) => score,
+            other => panic!("{other:?}"),
+        };
+        Ok::<_, TaskError>(rows.iter().map(of).collect::<Vec<f32>>())
+    };
+    assert_eq!(targets(&[5.0, 1.0, 0.4, 2.5]).unwrap(), [1.0, 0.2, 0.08, 0.5], "one scale for all rows");
+    assert_eq!(targets(&[1.0, 0.0, 0.4]).unwrap(), [1.0, 0.0, 0.4]);
+    assert_eq!(targets(&[8.0, 1.0]).unwrap(), [0.8, 0.1]);
+    assert!(targets(&[1.0, 101.0]).unwrap_err().to_string().contains("scale"));
 }
 
 #[test]

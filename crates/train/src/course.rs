@@ -17,6 +17,8 @@ pub struct Sum {
     pub hits: f64,
     /// Rows.
     pub rows: f64,
+    /// Σ of the rows' weights: 1 each, where no class has a weight of its own.
+    pub weight: f64,
 }
 
 impl Sum {
@@ -24,7 +26,7 @@ impl Sum {
     pub fn of<B: Backend>(backend: &B, losses: &Tensor<B>) -> Self {
         let mut sum = Self::default();
         for row in losses.to_host(backend).chunks_exact(2) {
-            sum.add(&Sum { loss: f64::from(row[0]), hits: f64::from(row[1]), rows: 1.0 });
+            sum.add(&Sum { loss: f64::from(row[0]), hits: f64::from(row[1]), rows: 1.0, weight: 1.0 });
         }
         sum
     }
@@ -34,11 +36,12 @@ impl Sum {
         self.loss += other.loss;
         self.hits += other.hits;
         self.rows += other.rows;
+        self.weight += other.weight;
     }
 
-    /// Mean loss; 0 without rows.
+    /// Mean loss, weighted as PyTorch weights it; 0 without rows.
     pub fn mean(&self) -> f64 {
-        if self.rows > 0.0 { self.loss / self.rows } else { 0.0 }
+        if self.weight > 0.0 { self.loss / self.weight } else { 0.0 }
     }
 
     /// Share of hits; 0 without rows, NaN where targets are numbers.

@@ -8,7 +8,7 @@ use cloze_model::files::card::Card;
 use cloze_model::files::config::Config;
 use cloze_model::head::pooling::Pooling;
 use cloze_model::{LoadReport, Loaded, Model, Problem, load_with};
-use cloze_task::loss::LossOptions;
+use cloze_task::loss::{LossOptions, Target};
 use cloze_task::task::{Example, Figures};
 use cloze_task::{Columns, Context, Options, Row, Rows, Settings, Task, TaskError};
 use cloze_tensor::Backend;
@@ -323,32 +323,47 @@ fn fitted(run: &FinetuneRun) -> Result<FinetuneRun, TrainError> {
 
 /// One row in so many is held out where no dev rows are given.
 const HELD_OUT: usize = 10;
+/// At most this many are: an evaluation of more rows tells little more, and takes long.
+const MOST_HELD_OUT: usize = 2000;
 
-/// Training rows, and every tenth of them as dev rows.
-fn held_out(rows: Vec<Row>) -> Result<(Vec<Row>, Vec<Row>), TrainError> {
+/// Training rows, and every tenth of them as dev rows (fewer of very many); the distance between two of these.
+fn held_out(rows: Vec<Row>) -> Result<(Vec<Row>, Vec<Row>, usize), TrainError> {
     if rows.len() < HELD_OUT {
         let path = rows.first().map(|r| r.path.to_path_buf()).unwrap_or_default();
         let problem = format!("{} rows, of which none can be held out; give dev rows with --dev", rows.len());
         return Err(TaskError::TooLittle { path, problem }.into());
     }
+    let every = HELD_OUT.max(rows.len().div_ceil(MOST_HELD_OUT));
     let (mut train, mut dev) = (Vec::new(), Vec::new());
     for (at, row) in rows.into_iter().enumerate() {
-        if at % HELD_OUT == HELD_OUT - 1 { dev.push(row) } else { train.push(row) }
+        if at % every == every - 1 { dev.push(row) } else { train.push(row) }
     }
-    Ok((train, dev))
+    Ok((train, dev, every))
 }
 
-/// The weight of each label.
-fn weights(run: &FinetuneRun, labels: &[String], data: &DataReport) -> Result<Vec<f32>, TrainError> {
-    match &run.class_weights {
-        None => Ok(Vec::new()),
-        Some(ClassWeights::Named(_)) => {
-            let of = |l: &String| data.labels.iter().find(|(name, ..)| name == l).map_or(0, |(_, n, _)| *n);
-            let total: usize = labels.iter().map(of).sum();
-            let weight = |l: &String| total as f32 / (labels.len() * of(l).max(1)) as f32;
-            Ok(labels.iter().map(weight).collect())
+/// The weight of each label: of what is learned, one label for each sequence or token.
+fn weights(run: &FinetuneRun, labels: &[String], examples: &[Example]) -> Result<Vec<f32>, TrainError> {
+    let Some(wanted) = &run.class_weights else { return Ok(Vec::new()) };
+    let mut counts = vec![0usize; labels.len()];
+    for example in examples {
+        let classes = match &example.target {
+            Target::Class(class) => std::slice::from_ref(class),
+            Target::Tokens(classes) => classes,
+            _ => {
+                let expected = format!("no weights for {}: they are for rows or tokens with one label each", run.task);
+                return Err(TrainError::Value { key: "class_weights", found: serde_json::to_string(wanted).unwrap_or_default(), expected });
+            }
+        };
+        classes.iter().for_each(|&c| counts[c as usize] += 1);
+    }
+    match wanted {
+        // n / (labels · n of this label), as scikit-learn balances; a label that no row has weighs nothing, and never counts
+        ClassWeights::Named(_) => {
+            let total: usize = counts.iter().sum();
+            let weight = |&n: &usize| if n > 0 { total as f32 / (labels.len() * n) as f32 } else { 0.0 };
+            Ok(counts.iter().map(weight).collect())
         }
-        Some(ClassWeights::Of(given)) => match given.keys().find(|k| !labels.contains(k)) {
+        ClassWeights::Of(given) => match given.keys().find(|k| !labels.contains(k)) {
             Some(unknown) => {
                 let expected = format!("labels of the data: {}", labels.join(", "));
                 Err(TrainError::Value { key: "class_weights", found: unknown.clone(), expected })
@@ -385,16 +400,17 @@ pub fn finetune<B: Backend>(
         let rows = Rows::read_all(path, task.fields(), &run.columns, true)?;
         Ok(run.catalogue.as_ref().map_or(Ok(rows.clone()), |catalogue| task.joined(rows, catalogue))?)
     };
-    let train = read(&run.train)?;
-    let (train, dev) = if is_nowhere(&run.dev) {
-        observers
-            .event(&Event::note(0, format!("no dev rows are given: every {HELD_OUT}th training row is held out to choose the best by")));
-        held_out(train)?
-    } else {
-        (train, read(&run.dev)?)
-    };
+    let rows = read(&run.train)?;
     let mut settings = run.settings()?;
-    let heads = learning.heads(&train, run.problem()?, &mut settings)?;
+    // Of all rows, so that a label which is only held out is known, too.
+    let heads = learning.heads(&rows, run.problem()?, &mut settings)?;
+    let (train, dev) = if is_nowhere(&run.dev) {
+        let (train, dev, every) = held_out(rows)?;
+        observers.event(&Event::note(0, format!("no dev rows are given: every {every}th training row is held out to choose the best by")));
+        (train, dev)
+    } else {
+        (rows, read(&run.dev)?)
+    };
     let Loaded { mut model, mut values, report } = load_with(&run.model, Some(heads), run.seed)?;
     if let Some(dropout) = run.dropout {
         let mut blueprint = model.blueprint.clone();
@@ -426,7 +442,7 @@ pub fn finetune<B: Backend>(
     }
     let loss = LossOptions {
         label_smoothing: run.label_smoothing,
-        class_weights: weights(run, &labels, &data)?,
+        class_weights: weights(run, &labels, &examples)?,
         scale: run.scale,
         dimensions: run.dimensions.clone(),
     };
@@ -449,6 +465,7 @@ pub fn finetune<B: Backend>(
         units: 0.0,
         history: run.label_errors.then(|| History::new(row_of, train.len(), context.problem == Problem::Regression)),
     };
+    course.check()?;
     if let Some(lora) = &run.lora {
         (model, values) = lora.adapted(&model, &values, run.seed)?;
         observers.event(&Event::note(0, lora.line(&model)));
@@ -546,5 +563,28 @@ fn card(run: &FinetuneRun, task: &dyn Task, model: &Model, outcome: &Outcome, da
             format!("cloze evaluate --task {} --model . --data dev.jsonl", task.name()),
         ],
         run: run::to_toml(run),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(target: Target) -> Example {
+        Example { sequences: Vec::new(), target, cut: false }
+    }
+
+    #[test]
+    fn balanced_weights_count_what_is_learned() {
+        let mut run = FinetuneRun::new("token-classification", "m".into(), "t".into(), "d".into(), "o".into());
+        run.class_weights = Some(ClassWeights::Named("balanced".into()));
+        let labels = ["B-x", "I-x", "O"].map(str::to_owned);
+        let tokens = [example(Target::Tokens(vec![2, 2, 2, 0])), example(Target::Tokens(vec![2, 2]))];
+        let found = weights(&run, &labels, &tokens).unwrap();
+        assert_eq!(found, [6.0 / 3.0, 0.0, 6.0 / 15.0]);
+        let classes = [example(Target::Class(1)), example(Target::Class(1)), example(Target::Class(0))];
+        assert_eq!(weights(&run, &labels[..2], &classes).unwrap(), [1.5, 0.75]);
+        let error = weights(&run, &labels, &[example(Target::Value(1.0))]).unwrap_err().to_string();
+        assert!(error.contains("class_weights") && error.contains("balanced"), "{error}");
     }
 }

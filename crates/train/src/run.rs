@@ -113,7 +113,9 @@ pub fn to_json<T: Serialize>(run: &T) -> serde_json::Value {
 
 /// Refuse a folder that holds a run already, unless it is to be resumed.
 pub fn claim(out: &Path, resume: bool) -> Result<(), TrainError> {
-    if !resume && out.join("checkpoints").exists() {
+    // A run that failed before its first checkpoint has nothing that could be lost.
+    let mut held = std::fs::read_dir(out.join("checkpoints")).into_iter().flatten().flatten();
+    if !resume && held.any(|entry| entry.file_name().to_string_lossy().starts_with("checkpoint-")) {
         return Err(TrainError::Occupied { folder: PathBuf::from(out) });
     }
     crate::files::create_folder(out).map_err(TrainError::from)
@@ -160,6 +162,16 @@ mod tests {
             let error = from_defaults(&run(), &[given.to_owned()]).unwrap_err().to_string();
             assert!(error.contains(expected) && error.starts_with(&format!("--set {given}")), "{given}: {error}");
         }
+    }
+
+    #[test]
+    fn a_folder_is_taken_where_a_checkpoint_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("checkpoints")).unwrap();
+        claim(folder.path(), false).unwrap();
+        std::fs::create_dir(folder.path().join("checkpoints/checkpoint-3")).unwrap();
+        assert!(matches!(claim(folder.path(), false), Err(TrainError::Occupied { .. })));
+        claim(folder.path(), true).unwrap();
     }
 
     #[test]

@@ -49,6 +49,22 @@ impl Supervised<'_> {
         Ok(self.task.figures(&self.context, &self.dev, &found)?)
     }
 
+    /// Whether dev rows can be evaluated and have the figure that chooses the best: what is wrong with them is to be said before training, not
+    /// after its first epoch.
+    pub(crate) fn check(&self) -> Result<(), TrainError> {
+        let blank = vec![Value::Null; self.dev.len()]; // an answer that says nothing is right nowhere, but its row is read
+        self.aimed(self.task.figures(&self.context, &self.dev, &blank)?.values).map(drop)
+    }
+
+    /// Figures, if the one that is wanted is among them.
+    fn aimed(&self, figures: BTreeMap<String, f64>) -> Result<BTreeMap<String, f64>, TrainError> {
+        if figures.contains_key(&self.goal) {
+            return Ok(figures);
+        }
+        let expected = format!("a figure that these rows have: {}", figures.keys().cloned().collect::<Vec<_>>().join(", "));
+        Err(TrainError::Value { key: "metric", found: self.goal.clone(), expected })
+    }
+
     /// What the model answers to rows.
     pub(crate) fn answers<B: Backend>(
         &self,
@@ -116,7 +132,7 @@ impl Losses for Supervised<'_> {
             let gradient = Tensor::from_host(backend, rows.dtype(), rows.rows(), rows.cols(), &found.gradient);
             tape.seed(&rows, gradient);
         }
-        sums.insert(self.task.name(), Sum { loss: found.loss, hits: found.hits, rows: found.units });
+        sums.insert(self.task.name(), Sum { loss: found.loss, hits: found.hits, rows: found.targets, weight: found.units });
         sums
     }
 }
@@ -171,12 +187,7 @@ impl Course for Supervised<'_> {
         weights: &Weights<B>,
         dtype: Dtype,
     ) -> Result<BTreeMap<String, f64>, TrainError> {
-        let figures = self.figures(backend, model, weights, dtype)?.values;
-        if figures.contains_key(&self.goal) {
-            return Ok(figures);
-        }
-        let expected = format!("a figure that these rows have: {}", figures.keys().cloned().collect::<Vec<_>>().join(", "));
-        Err(TrainError::Value { key: "metric", found: self.goal.clone(), expected })
+        self.aimed(self.figures(backend, model, weights, dtype)?.values)
     }
 
     fn goal(&self) -> (&str, bool) {

@@ -274,6 +274,32 @@ fn without_dev_rows_every_tenth_row_is_held_out() {
     assert!(done.figures.values["accuracy"] > 0.9, "{:?}", done.figures.values);
 }
 
+/// A row of two labels; of every hundredth row the label is another.
+fn animals(d: &mut Draws, seen: &std::cell::Cell<usize>) -> Value {
+    let animal = d.below(2) == 0;
+    let word = if animal { d.choose(&ANIMALS) } else { d.choose(&PLACES) };
+    seen.set(seen.get() + 1);
+    json!({"text": d.around(word), "label": if seen.get() == 10 { "rare" } else if animal { "animal" } else { "place" }})
+}
+
+#[test]
+fn a_label_of_dev_rows_alone_is_known_or_told_before_training() {
+    let seen = std::cell::Cell::new(0);
+    let (done, _) = run("text-classification", |r| r.dev = PathBuf::new(), &|d| animals(d, &seen)).unwrap();
+    assert_eq!(done.labels, ["animal", "place", "rare"], "the tenth row is held out");
+    // the same row in a dev file: a thousand epochs would pass before the first evaluation
+    let seen = std::cell::Cell::new(1_000 - 240);
+    let late = |r: &mut FinetuneRun| {
+        (r.budget, r.evaluate) = (Budget::Epochs(1000.0), Every::Amount(Budget::Epochs(1000.0)));
+    };
+    let error = run("text-classification", late, &|d| {
+        seen.set(if seen.get() == 1_000 { 5 } else { seen.get() });
+        animals(d, &seen)
+    });
+    let error = error.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("dev.jsonl") && error.contains("line 5") && error.contains("rare"), "{error}");
+}
+
 #[test]
 fn rows_without_anything_to_learn_are_counted() {
     let row = |d: &mut Draws| {
@@ -303,6 +329,11 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
         ("text-classification", Box::new(|r| r.problem = Some("regression".into())), "a number"),
         ("text-classification", Box::new(|r| r.max_length = 2000), "micro_batch_tokens"),
         ("text-classification", Box::new(move |r| r.class_weights = weights(&[("z", 1.0)])), "labels of the data: x, y"),
+        (
+            "text-classification",
+            Box::new(|r| (r.class_weights, r.problem) = (Some(ClassWeights::Named("balanced".into())), Some("multi_label".into()))),
+            "class_weights",
+        ),
         ("text-classification", Box::new(|r| r.catalogue = Some("items.tsv".into())), "takes no catalogue"),
         ("token-classification", Box::new(|_| ()), "tags"),
         ("text-classification", Box::new(|r| r.pooling = Some("sum".into())), "mean"),

@@ -32,20 +32,39 @@ pub fn ndcg(gains: &[f64], k: usize) -> f64 {
     if best > 0.0 { dcg(gains) / best } else { 0.0 }
 }
 
+/// The figures of a ranking, as [`figures`] names them.
+const NAMES: [&str; 5] = ["mrr@10", "recall@1", "recall@10", "map", "ndcg@10"];
+
+fn of_query(hits: &[bool]) -> [f64; 5] {
+    let relevant = hits.iter().filter(|h| **h).count();
+    let gains: Vec<f64> = hits.iter().map(|h| f64::from(u8::from(*h))).collect();
+    [reciprocal_rank(hits, 10), recall(hits, relevant, 1), recall(hits, relevant, 10), average_precision(hits, relevant), ndcg(&gains, 10)]
+}
+
 /// Means over queries, each the hits of a full ranking.
 pub fn figures(queries: &[Vec<bool>]) -> BTreeMap<String, f64> {
+    mean(&queries.iter().map(|hits| of_query(hits)).collect::<Vec<_>>())
+}
+
+/// The same where `hits` makes the ranking of the query of that number: on all cores, and only the rankings at work are kept, since there may be
+/// as many candidates as queries.
+pub fn of_queries(count: usize, hits: impl Fn(usize) -> Vec<bool> + Sync) -> BTreeMap<String, f64> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(count.div_ceil(32)).max(1);
+    let mut found = vec![[0.0; 5]; count];
+    std::thread::scope(|scope| {
+        let hits = &hits;
+        let share = count.div_ceil(threads).max(1);
+        for (part, place) in found.chunks_mut(share).enumerate() {
+            scope.spawn(move || place.iter_mut().enumerate().for_each(|(i, f)| *f = of_query(&hits(part * share + i))));
+        }
+    });
+    mean(&found)
+}
+
+fn mean(queries: &[[f64; 5]]) -> BTreeMap<String, f64> {
     let n = queries.len().max(1) as f64;
-    let mean = |f: &dyn Fn(&[bool], usize) -> f64| queries.iter().map(|h| f(h, h.iter().filter(|x| **x).count())).sum::<f64>() / n;
-    let gains = |h: &[bool]| h.iter().map(|x| f64::from(u8::from(*x))).collect::<Vec<_>>();
-    [
-        ("mrr@10", mean(&|h, _| reciprocal_rank(h, 10))),
-        ("recall@1", mean(&|h, r| recall(h, r, 1))),
-        ("recall@10", mean(&|h, r| recall(h, r, 10))),
-        ("map", mean(&|h, r| average_precision(h, r))),
-        ("ndcg@10", mean(&|h, _| ndcg(&gains(h), 10))),
-    ]
-    .map(|(k, v)| (k.to_owned(), v))
-    .into()
+    let of = |(i, name): (usize, &str)| (name.to_owned(), queries.iter().map(|q| q[i]).sum::<f64>() / n);
+    NAMES.into_iter().enumerate().map(of).collect()
 }
 
 /// The order of scores, the best first; equal ones in their own order.
