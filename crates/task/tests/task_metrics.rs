@@ -94,7 +94,7 @@ fn rankings_equal_scikit_learn() {
 
 #[test]
 fn rankings_made_one_by_one_give_the_same_figures() {
-    let hits = |q: usize| (0..50).map(|c| (c * 7 + q * 3) % 11 == 0).collect::<Vec<bool>>();
+    let hits = |q: usize| (0..50).map(|c: usize| (c * 7 + q * 3).is_multiple_of(11)).collect::<Vec<bool>>();
     for count in [0, 1, 31, 200] {
         assert_eq!(of_queries(count, hits), figures(&(0..count).map(hits).collect::<Vec<_>>()));
     }
