@@ -93,7 +93,7 @@ def main():
     ours = cloze(args, trained, args.work / "draws", args.draws, dropout=0.1, **{"optimizer.lr": 1e-12, "optimizer.weight_decay": 0.0})
     print("| dropout 0.1 | mean loss | mean norm of the gradient |\n|---|---|---|")
     for who, found in (("transformers", theirs), ("Cloze", ours)):
-        cells = [f"{statistics.mean(v):.4f} ± {statistics.stdev(v) / len(v) ** 0.5:.4f}" for v in zip(*found)]
+        cells = [f"{statistics.mean(v):.6f} ± {statistics.stdev(v) / len(v) ** 0.5:.6f}" for v in zip(*found)]
         print(f"| {who} | {' | '.join(cells)} |")
 
 

@@ -397,6 +397,23 @@ mod tests {
     }
 
     #[test]
+    fn another_kind_is_set_without_the_keys_of_the_default() {
+        #[derive(Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+        struct Run {
+            schedule: Schedule,
+        }
+        let set = |changes: &[&str]| {
+            let changes: Vec<String> = changes.iter().map(|c| (*c).to_owned()).collect();
+            crate::run::from_defaults(&Run::default(), &changes).unwrap().schedule
+        };
+        for changes in [["schedule.kind=constant", "schedule.warmup=0"], ["schedule.warmup=0", "schedule.kind=constant"]] {
+            assert_eq!(set(&changes), read("kind = 'constant'\nwarmup = 0"), "in any order");
+        }
+        assert_eq!(set(&["schedule.kind=one-cycle"]), read("kind = 'one-cycle'"));
+        assert_eq!(set(&["schedule.kind=linear", "schedule.floor=0.1"]), read("kind = 'linear'\nfloor = 0.1"));
+    }
+
+    #[test]
     fn recipes_round_trip_and_mistakes_are_named() {
         for schedule in
             [Schedule::default(), read("kind = 'one-cycle'\nwarmup = 100\nend_divisor = 100.0"), read("kind = 'warmup-stable-decay'")]
