@@ -137,6 +137,8 @@ for (const [i, model] of models.entries()) {
   await act(wide, `${model}: the other sentence`, '#twin', '.explorer')
   await shoot(wide, `attention-${model}`)
   await accessible(wide, `${model} attention`)
+  // the next model has all its heads
+  await act(wide, `${model}: a head that stays off`, '#toggle-head', '.sides')
   await wide.goto(url + '/#try')
 }
 await wide.goto(url + '/#training')

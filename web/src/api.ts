@@ -20,7 +20,13 @@ export interface Timed<T> {
 }
 
 let model = ''
-export const setModel = (name: string) => void (model = name)
+const watching: (() => void)[] = []
+/** What is to be forgotten when another model is chosen. */
+export const onModel = (forget: () => void) => void watching.push(forget)
+export function setModel(name: string) {
+  if (name !== model) for (const forget of watching) forget()
+  model = name
+}
 const address = (path: string) => `.${path}${path.includes('?') ? '&' : '?'}model=${encodeURIComponent(model)}`
 
 async function read<T>(answer: Response): Promise<T> {

@@ -1,6 +1,6 @@
 // The attention explorer on the live model, with heads that can be switched off.
 
-import { post } from './api'
+import { onModel, post } from './api'
 import { make } from './dom'
 import { chosen, explorer, type Effects, type Look, type Steps } from './explorer'
 import { say } from './words'
@@ -13,6 +13,12 @@ interface Seen {
 }
 
 const state: { text: string; off: Map<string, [number, number]>; each: boolean } = { text: '', off: new Map(), each: false }
+
+// Heads of another model that are off would be refused, or be the wrong ones.
+onModel(() => {
+  state.off.clear()
+  state.each = false
+})
 
 export function attentionPage() {
   if (!state.text) state.text = say('sample')
@@ -59,6 +65,7 @@ export function attentionPage() {
       }
       place.replaceChildren(explorer(look))
     } catch (error) {
+      if (mine !== turn) return
       place.replaceChildren(make('p', { class: 'card bad' }, error instanceof Error ? error.message : String(error)))
     }
   }

@@ -15,8 +15,10 @@ interface Part {
 
 let chosen = ''
 let timer = 0
+let turn = 0
 
 export function leaveTraining() {
+  turn++
   clearInterval(timer)
 }
 
@@ -27,7 +29,9 @@ export function trainingPage() {
 }
 
 async function open(page: HTMLElement) {
+  const mine = turn
   const runs = await get<Run[]>('/runs').catch(() => [])
+  if (mine !== turn) return
   const first = runs.find((r) => r.name === chosen) ?? runs[0]
   if (!first) {
     page.replaceChildren(make('p', { class: 'hint' }, say('noRuns')))
@@ -42,7 +46,8 @@ async function open(page: HTMLElement) {
 
 function follow(name: string, place: HTMLElement) {
   chosen = name
-  clearInterval(timer)
+  leaveTraining()
+  const mine = turn
   const points: Record<'loss' | 'rate' | 'speed', [number, number][]> = { loss: [], rate: [], speed: [] }
   let next = 0
   let asking = false
@@ -51,6 +56,7 @@ function follow(name: string, place: HTMLElement) {
     asking = true
     try {
       const part = await get<Part>(`/runs/log?name=${encodeURIComponent(name)}&from=${next}`)
+      if (mine !== turn) return // another run has been chosen since
       if (part.next < next) for (const list of Object.values(points)) list.length = 0
       next = part.next
       for (const e of part.events) {
@@ -62,7 +68,7 @@ function follow(name: string, place: HTMLElement) {
       if (part.events.length || !place.childElementCount)
         place.replaceChildren(curve(say('loss'), points.loss), curve(say('rate'), points.rate), curve(say('speed'), points.speed))
     } catch {
-      clearInterval(timer)
+      if (mine === turn) clearInterval(timer)
     }
     asking = false
   }

@@ -1,12 +1,14 @@
 //! `cloze finetune`: a pre-trained model and labelled rows → a model for a task.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use cloze::train::adapt;
 use cloze::train::finetune::FinetuneRun;
-use cloze::train::observer::{Control, Reason};
+use cloze::train::log::read_log;
+use cloze::train::observer::{Control, Event, Reason};
 use cloze::train::record::record;
 use cloze::train::run;
 
@@ -82,21 +84,38 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     let control = Arc::new(Control::default());
     let signals = Signals::watch(&control)?;
     let device = options.open()?;
-    let mut found: Vec<(f64, PathBuf, std::collections::BTreeMap<String, f64>)> = Vec::new();
-    for seed in settings.seed..settings.seed + args.seeds {
-        let mut run = settings.clone();
-        run.seed = seed;
-        if args.seeds > 1 {
-            run.out = settings.out.join(format!("seed-{seed}"));
+    let mut found: Vec<(PathBuf, Figures)> = Vec::new();
+    let mut goal = settings.metric.clone();
+    let seeds = settings.seed..settings.seed + args.seeds;
+    let folder = |seed: u64| match args.seeds {
+        1 => settings.out.clone(),
+        _ => settings.out.join(format!("seed-{seed}")),
+    };
+    let begun = |seed: u64| folder(seed).join("checkpoints").exists();
+    let any_begun = seeds.clone().any(begun);
+    for seed in seeds {
+        let run = FinetuneRun { seed, out: folder(seed), ..settings.clone() };
+        let model = run.out.join("model");
+        if args.resume
+            && args.seeds > 1
+            && let Some(figures) = finished(&run.out)
+        {
+            options.say(format!("seed {seed} is done: {}", model.display()));
+            if options.json {
+                print_json(&serde_json::json!({"model": model, "seed": seed, "metrics": figures}))?;
+            }
+            found.push((model, figures));
+            continue;
         }
         let stopped = || -> anyhow::Result<u8> {
             options.say(format!("stopped; give the same command with --resume to go on{}", sets(&args.changes)));
             Ok(signals.exit_code())
         };
         // Two phases are two runs, each with its own log; a stopped one goes on in the phase that it had reached.
-        let mut resume = args.resume;
+        // A seed that was not reached begins; where no seed has begun, there is nothing to go on with, and that is said.
+        let mut resume = args.resume && (args.seeds == 1 || begun(seed) || !any_begun);
         if run.adapt.is_some() {
-            resume &= run.out.join("checkpoints").exists();
+            resume &= begun(seed);
             if !adapt::is_done(&run) {
                 let mut observers = observers(options, args.tui, &control)?;
                 record(&adapt::folder(&run), args.resume && adapt::is_begun(&run), &mut observers)?;
@@ -112,7 +131,6 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
         if done.outcome.reason == Reason::Stopped {
             return stopped();
         }
-        let model = run.out.join("model");
         if options.json {
             print_json(&serde_json::json!({
                 "model": model, "seed": seed, "metrics": done.outcome.metrics, "labels": done.labels, "detail": done.figures.detail,
@@ -124,23 +142,43 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
                 print_line(&done.figures.table)?;
             }
         }
-        let goal = done.goal.clone();
-        found.push((done.figures.values.get(&goal).copied().unwrap_or(f64::NAN), model, done.figures.values));
+        goal = Some(done.goal);
+        found.push((model, done.figures.values));
     }
-    let best = found.iter().max_by(|a, b| a.0.total_cmp(&b.0)).context("at least one seed is run")?;
+    let goal = goal.or_else(|| usual_goal(&settings.task, &found.first()?.1));
+    let value = |figures: &Figures| goal.as_ref().and_then(|goal| figures.get(goal)).copied().unwrap_or(f64::NAN);
+    let (best, _) = found.iter().max_by(|a, b| value(&a.1).total_cmp(&value(&b.1))).context("at least one seed is run")?;
     if args.seeds > 1 {
-        let spread = spread(&found.iter().map(|f| &f.2).collect::<Vec<_>>());
+        let spread = spread(&found.iter().map(|f| &f.1).collect::<Vec<_>>());
         if options.json {
-            print_json(&serde_json::json!({"seeds": args.seeds, "best": best.1, "metrics": spread}))?;
+            print_json(&serde_json::json!({"seeds": args.seeds, "best": best, "metrics": spread}))?;
         } else {
             for (name, [mean, deviation]) in &spread {
                 print_line(format!("{name:<16}{mean:>8.4} ± {deviation:.4}   ({} seeds)", args.seeds))?;
             }
         }
     }
-    options.say(format!("model: {}", best.1.display()));
-    options.say(format!("try it:  cloze predict --model {} {}", best.1.display(), sample(&settings.task)));
+    options.say(format!("model: {}", best.display()));
+    options.say(format!("try it:  cloze predict --model {} {}", best.display(), sample(&settings.task)));
     Ok(0)
+}
+
+/// Figures by name.
+type Figures = BTreeMap<String, f64>;
+
+/// The figures of a run that is over, out of its log; `None` while it has no model.
+fn finished(out: &Path) -> Option<Figures> {
+    let events = out.join("model").exists().then(|| read_log(&out.join("log.jsonl")).ok())??;
+    events.into_iter().rev().find_map(|event| match event {
+        Event::Finished(end) if end.reason != Reason::Stopped => Some(end.metrics),
+        _ => None,
+    })
+}
+
+/// The figure that chooses the best where no run of this process says which it is.
+fn usual_goal(task: &str, figures: &Figures) -> Option<String> {
+    let goals = cloze::task::task(task)?.learning()?.goals();
+    goals.iter().find(|goal| figures.contains_key(**goal)).map(|goal| (*goal).to_owned())
 }
 
 /// An input of the task as a shell takes it.
@@ -153,7 +191,7 @@ fn sample(task: &str) -> String {
 }
 
 /// Mean and sample deviation of each figure over the seeds.
-fn spread(runs: &[&std::collections::BTreeMap<String, f64>]) -> std::collections::BTreeMap<String, [f64; 2]> {
+fn spread(runs: &[&Figures]) -> BTreeMap<String, [f64; 2]> {
     let n = runs.len() as f64;
     let of = |name: &String| {
         let values: Vec<f64> = runs.iter().filter_map(|r| r.get(name)).copied().collect();

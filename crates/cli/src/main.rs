@@ -149,7 +149,11 @@ pub(crate) fn told(error: &anyhow::Error) -> String {
 }
 
 fn closed_pipe(error: &anyhow::Error) -> bool {
-    let kind = |e: &(dyn std::error::Error + 'static)| e.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    // serde_json keeps the cause of its own error to itself, and tells its kind.
+    let kind = |e: &(dyn std::error::Error + 'static)| match e.downcast_ref::<std::io::Error>() {
+        Some(error) => Some(error.kind()),
+        None => e.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind),
+    };
     error.chain().any(|e| kind(e) == Some(std::io::ErrorKind::BrokenPipe))
 }
 
@@ -157,6 +161,22 @@ fn closed_pipe(error: &anyhow::Error) -> bool {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn a_pipe_that_closes_within_a_line_of_json_is_no_fault() {
+        struct Closed;
+        impl std::io::Write for Closed {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let error = serde_json::to_writer(Closed, &[1, 2]).unwrap_err();
+        assert!(closed_pipe(&error.into()));
+        assert!(!closed_pipe(&serde_json::from_str::<u8>("x").unwrap_err().into()));
+    }
 
     #[test]
     fn the_command_line_is_sound() {

@@ -78,10 +78,10 @@ pub(crate) struct Args {
     /// Seconds for the head of a request, and for an idle connection
     #[arg(long, default_value_t = 10, env = "CLOZE_HEADER_TIMEOUT")]
     header_timeout: u64,
-    /// Seconds for the body of a request
+    /// Seconds for the body of a request, and for a client to take the next part of its answer
     #[arg(long, default_value_t = 30, env = "CLOZE_BODY_TIMEOUT")]
     body_timeout: u64,
-    /// Seconds that a request may wait and compute
+    /// Seconds that a request may take: to become tokens, to wait and to be computed
     #[arg(long, default_value_t = 60, env = "CLOZE_REQUEST_TIMEOUT")]
     request_timeout: u64,
     /// Milliseconds between readiness saying 503 and connections being refused, at the end
@@ -166,18 +166,25 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot watch for signals")?;
     let stopper = server.stopper();
     let options = options.clone();
+    // Loading takes its time, and a signal to end must not wait for it. One request to load that waits stands for all that come meanwhile.
+    let (reload, reloads) = std::sync::mpsc::sync_channel::<()>(1);
+    let loading = options.clone();
+    let load = move || {
+        for () in reloads {
+            for served in app.models().all() {
+                match app.models().reload(&served.name) {
+                    Ok(_) => loading.say(format!("{}: loaded anew", served.name)),
+                    Err(e) => loading.say(format!("{}: {e}", served.name)),
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("cloze-reload".into()).spawn(load).context("cannot start a thread")?;
     let watch = move || {
         let mut ending = false;
         for signal in signals.forever() {
             match signal {
-                SIGHUP => {
-                    for served in app.models().all() {
-                        match app.models().reload(&served.name) {
-                            Ok(_) => options.say(format!("{}: loaded anew", served.name)),
-                            Err(e) => options.say(format!("{}: {e}", served.name)),
-                        }
-                    }
-                }
+                SIGHUP => drop(reload.try_send(())), // one that waits already is enough
                 _ if ending => std::process::exit(128 + signal),
                 _ => {
                     ending = true;

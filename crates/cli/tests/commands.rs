@@ -264,6 +264,20 @@ fn from_a_recipe_to_answers() {
         .unwrap();
     let seeds = world::Done::from(done).well().json();
     assert_eq!(seeds.last().unwrap()["metrics"]["accuracy"].as_array().unwrap().len(), 2);
+    // a run of seeds that was cut goes on: what is done is not done again, what was not reached begins
+    std::fs::remove_dir_all(world.path("seeds/seed-1")).unwrap();
+    let done_before = std::fs::read(world.path("seeds/seed-0/log.jsonl")).unwrap();
+    let again = world
+        .command("finetune --model run/model --train train.tsv --dev dev.tsv --out seeds --seeds 2 --json --quiet --resume")
+        .args(["--set", "budget=1 epochs"])
+        .output()
+        .unwrap();
+    let again = world::Done::from(again).well().json();
+    assert_eq!(again.last(), seeds.last(), "the figures of both");
+    assert!(world.path("seeds/seed-1/model").exists());
+    assert_eq!(std::fs::read(world.path("seeds/seed-0/log.jsonl")).unwrap(), done_before, "the first is left as it is");
+    let none = world.command("finetune --model run/model --train train.tsv --dev dev.tsv --out none --seeds 2 --resume").output().unwrap();
+    world::Done::from(none).fails(1, &["none"]);
 
     // an index of the texts, and what is nearest to one of them
     world.run("search index --model run/model --input dev.tsv --out index --quiet").well();

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/bert-tiny");
 
@@ -34,6 +35,9 @@ fn it_serves_reloads_and_ends_when_it_is_told_to() {
     assert!(ask(&address, "GET /health/ready", "").starts_with("HTTP/1.1 200"));
     let answer = ask(&address, "POST /embed", r#"{"inputs": "the cat"}"#);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    for (route, body) in [("/fill-mask", r#"{"text": "a secret"}"#), ("/embed", r#"{"inputs": {"a secret": 1}}"#)] {
+        assert!(ask(&address, &format!("POST {route}"), body).starts_with("HTTP/1.1 422"));
+    }
     signal(&child, "-HUP");
     assert!(ask(&address, "GET /v1/models", "").contains("\"tiny\""));
     signal(&child, "-TERM");
@@ -43,8 +47,35 @@ fn it_serves_reloads_and_ends_when_it_is_told_to() {
     let line = log.lines().find(|l| l.contains("/embed")).unwrap_or_else(|| panic!("a line for the request: {log}"));
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     assert!(line["status"] == 200 && line["request_id"].is_string() && line["tokens"].as_u64() > Some(2), "{line}");
-    assert!(!log.contains("the cat"), "texts are not logged");
+    assert!(!log.contains("the cat") && !log.contains("secret"), "texts are not logged, nor by what is wrong with them: {log}");
     assert!(log.contains("tiny: loaded anew"), "{log}");
+}
+
+/// A model that takes its time to load does not keep the server from ending.
+#[test]
+fn it_ends_while_it_reloads() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(MODEL).unwrap().map(Result::unwrap).filter(|f| f.path().is_file()) {
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let (mut child, address) = start(&["--model", folder.path().to_str().unwrap(), "--log", "off"]);
+    // A pipe that nobody writes to: whoever opens it to read waits.
+    let config = folder.path().join("config.json");
+    std::fs::remove_file(&config).unwrap();
+    assert!(Command::new("mkfifo").arg(&config).status().unwrap().success());
+    signal(&child, "-HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(ask(&address, "GET /health/ready", "").starts_with("HTTP/1.1 200"));
+    signal(&child, "-TERM");
+    let begin = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if begin.elapsed() > Duration::from_secs(20) {
+            child.kill().unwrap();
+            panic!("it does not end");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 /// Flags override variables, variables the file, and the file the defaults.

@@ -6,13 +6,15 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{FromRequest, Query, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use hyper::body::Body as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::batcher::{self, Health};
@@ -22,6 +24,7 @@ use crate::log;
 use crate::metrics::Metrics;
 use crate::models::{Models, Served};
 use crate::queue::Queue;
+use crate::response::Held;
 use crate::routes;
 use crate::settings::Settings;
 use crate::tokenizing::Tokenizing;
@@ -41,8 +44,12 @@ pub struct App {
     pub(crate) permits: Arc<Semaphore>,
     /// Who may compute beside the batches to look inside a model.
     pub(crate) inspecting: Arc<Semaphore>,
+    /// Who may load a model anew.
+    pub(crate) reloading: Arc<Semaphore>,
     /// Bytes of bodies in memory.
     pub(crate) body_memory: Arc<Semaphore>,
+    /// Bytes of long answers that are not written yet.
+    answer_memory: Arc<Semaphore>,
     keys: Keys,
     draining: AtomicBool,
     requests: AtomicU64,
@@ -86,7 +93,9 @@ impl App {
             tracing: Tracing::start(settings.otlp_endpoint.as_deref())?,
             permits: Arc::new(Semaphore::new(settings.max_concurrent_requests.min(most))),
             inspecting: Arc::new(Semaphore::new(1)),
+            reloading: Arc::new(Semaphore::new(1)),
             body_memory: Arc::new(Semaphore::new(settings.body_memory.max(settings.payload_limit).min(most))),
+            answer_memory: Arc::new(Semaphore::new(answer_memory(&settings) as usize)),
             keys: Keys::new(&settings.api_keys),
             draining: AtomicBool::new(false),
             requests: AtomicU64::new(0),
@@ -165,11 +174,34 @@ async fn no_method(request: Request) -> ApiError {
     ApiError::Method { path: request.uri().path().to_owned(), method: request.method().to_string() }
 }
 
-/// When the head of a request had arrived, and its trace.
+/// When the head of a request had arrived, its trace, and the memory that its body was granted, until its texts are tokens.
 #[derive(Clone)]
 pub(crate) struct Arrived {
     pub(crate) at: Instant,
     pub(crate) trace: Trace,
+    pub(crate) body: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+/// Bytes of an answer that the socket's own buffers take, so that it needs no leave.
+const SHORT_ANSWER: u64 = 64 << 10;
+
+/// Bytes of long answers that may be in memory at once.
+fn answer_memory(settings: &Settings) -> u32 {
+    u32::try_from(settings.answer_memory.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX)
+}
+
+/// A long answer with the memory that it holds until it is written; refused when those of slow readers hold all of it.
+fn held(app: &App, response: Response) -> Response {
+    let length = response.body().size_hint().lower();
+    if length <= SHORT_ANSWER {
+        return response;
+    }
+    // One that is longer than all of the memory goes alone.
+    let wanted = u32::try_from(length).unwrap_or(u32::MAX).min(answer_memory(&app.settings));
+    match Arc::clone(&app.answer_memory).try_acquire_many_owned(wanted) {
+        Ok(memory) => response.map(|body| Body::new(Held::new(body, memory))),
+        Err(_) => ApiError::Overloaded { full: "too many bytes of answers wait to be read" }.into_response(),
+    }
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -182,11 +214,12 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
     let id = id.or_else(|| HeaderValue::from_str(&app.request_id()).ok());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let trace = app.tracing.request(&method, &path, request.headers(), begin);
-    request.extensions_mut().insert(Arrived { at: begin, trace: trace.clone() });
+    request.extensions_mut().insert(Arrived { at: begin, trace: trace.clone(), body: None });
     let mut response = match app.keys.open(request.headers()) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };
+    response = held(&app, response);
     let error = response.extensions().get::<ApiError>().cloned();
     if let Some(error) = &error {
         app.metrics.failure(error);
@@ -234,12 +267,13 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Parsed<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
-        let begin =
-            request.extensions().get::<Arrived>().cloned().ok_or(ApiError::Unhealthy { problem: "a request came in by no door" })?;
+        let begin = request.extensions().get::<Arrived>().cloned();
+        let mut begin = begin.ok_or(ApiError::Unhealthy { problem: "a request came in by no door" })?;
         let address: Address = query(request.uri())?;
         let served = app.models.get(address.model.as_deref())?;
         let bytes = limits::body(app, request.into_body()).await?;
         let value = limits::json(&bytes, app.settings.json_depth)?;
+        begin.body = Some(Arc::new(bytes.into_memory()));
         Ok(Self { value, served, begin })
     }
 }

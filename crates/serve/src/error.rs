@@ -192,6 +192,16 @@ impl ApiError {
         }
     }
 
+    /// What the log says of it: its words, or its label where the words may hold what the client sent.
+    pub(crate) fn logged(&self) -> String {
+        match self {
+            Self::Json { .. } | Self::Invalid { .. } | Self::Task { .. } | Self::Tokenizer { .. } | Self::NoModel { .. } => {
+                self.label().to_owned()
+            }
+            _ => self.to_string(),
+        }
+    }
+
     /// The body as text-embeddings-inference has it.
     pub fn plain(&self) -> Value {
         json!({"error": self.to_string(), "error_type": self.error_type()})
@@ -297,4 +307,24 @@ pub enum ServeError {
         /// The deadline.
         seconds: u64,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_has_no_words_of_a_client() {
+        let words = || "unknown field `my secret`".to_owned();
+        for error in [
+            ApiError::Json { problem: words() },
+            ApiError::Task { problem: words() },
+            ApiError::Invalid { field: "parameters", problem: words() },
+            ApiError::Tokenizer { problem: words() },
+            ApiError::NoModel { name: words(), known: Vec::new() },
+        ] {
+            assert!(error.to_string().contains("secret") && error.logged() == error.label(), "{error}");
+        }
+        assert!(ApiError::Overloaded { full: "its queue is full" }.logged().contains("its queue is full"));
+    }
 }

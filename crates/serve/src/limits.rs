@@ -56,7 +56,14 @@ fn basic_password(value: &[u8]) -> Option<Vec<u8>> {
 /// A body in memory, and the memory that it was granted.
 pub(crate) struct Bytes {
     bytes: Vec<u8>,
-    _memory: OwnedSemaphorePermit,
+    memory: OwnedSemaphorePermit,
+}
+
+impl Bytes {
+    /// The memory alone: what was parsed from the bytes holds about as much.
+    pub(crate) fn into_memory(self) -> OwnedSemaphorePermit {
+        self.memory
+    }
 }
 
 /// Read a body: at most `--payload-limit` bytes, within `--body-timeout`, while all bodies together keep to their memory.
@@ -88,7 +95,7 @@ pub(crate) async fn body(app: &App, body: Body) -> Result<Bytes, ApiError> {
     };
     let slow = ApiError::SlowBody { seconds: settings.body_timeout.as_secs() };
     let bytes = tokio::time::timeout(settings.body_timeout, read).await.map_err(|_| slow)??;
-    Ok(Bytes { bytes, _memory: memory })
+    Ok(Bytes { bytes, memory })
 }
 
 /// Parse a body, whatever its content type says.

@@ -48,12 +48,12 @@ pub(crate) fn request(
                 line["trace_id"] = trace.into();
             }
             if let Some(error) = error {
-                line["error"] = error.to_string().into();
+                line["error"] = error.logged().into();
             }
             line.to_string()
         }
         _ => {
-            let error = error.map(|e| format!("  {e}")).unwrap_or_default();
+            let error = error.map(|e| format!("  {}", e.logged())).unwrap_or_default();
             format!("{status} {method} {path}  {:.1} ms, {} tokens  {id}{error}", ms(took), times.tokens)
         }
     };

@@ -2,7 +2,7 @@
 //! started with, so none is dropped.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::engine::Engine;
 use crate::error::{ApiError, ServeError};
@@ -26,6 +26,8 @@ pub type Loader = Box<dyn Fn(&std::path::Path) -> Result<Arc<dyn Engine>, cloze:
 pub struct Models {
     loader: Loader,
     served: RwLock<Vec<Arc<Served>>>,
+    /// Whoever loads a model anew: an older folder must not take the place of a newer one because it took longer to load.
+    reloading: Mutex<()>,
 }
 
 impl Models {
@@ -44,7 +46,7 @@ impl Models {
         if served.is_empty() {
             return Err(ServeError::NoModel);
         }
-        Ok(Self { loader, served: RwLock::new(served) })
+        Ok(Self { loader, served: RwLock::new(served), reloading: Mutex::new(()) })
     }
 
     /// All models, in the order they were given.
@@ -65,11 +67,12 @@ impl Models {
         })
     }
 
-    /// Load a model's folder anew. Blocks as long as that takes; until then, and if it fails, the old one answers.
+    /// Load a model's folder anew, one at a time. Blocks as long as that takes; until then, and if it fails, the old one answers.
     ///
     /// # Errors
     /// When there is no such model, or its folder does not load.
     pub fn reload(&self, name: &str) -> Result<Arc<Served>, ApiError> {
+        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.get(Some(name))?;
         let new = load(&self.loader, old.name.clone(), old.folder.clone());
         let new = Arc::new(new.map_err(|e| ApiError::Backend { problem: format!("{e}; the model that was loaded before still answers") })?);

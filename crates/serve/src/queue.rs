@@ -109,6 +109,12 @@ pub(crate) struct Batch {
     pub(crate) tokens: usize,
 }
 
+/// More tokens than the queue could ever take.
+pub(crate) fn too_many(tokens: usize, most: usize) -> ApiError {
+    let problem = format!("they make {tokens} tokens at once; at most {most} are taken: ask for less, or raise --max-queue-tokens");
+    ApiError::Invalid { field: "inputs", problem }
+}
+
 /// How far behind the head of a lane a sequence may stand and still fill the room that is left in a batch.
 const LOOK_AHEAD: usize = 256;
 
@@ -148,11 +154,7 @@ impl Queue {
             return Err(ApiError::Unhealthy { problem: "the server is shutting down" });
         }
         if tokens > self.max_tokens {
-            let problem = format!(
-                "they make {tokens} tokens at once; at most {} are taken: ask for less, or raise --max-queue-tokens",
-                self.max_tokens
-            );
-            return Err(ApiError::Invalid { field: "inputs", problem });
+            return Err(too_many(tokens, self.max_tokens));
         }
         // An empty queue takes any number of sequences: one input may make more than a client may send.
         if state.tokens + tokens > self.max_tokens || (state.entries > 0 && state.entries + count > self.max_entries) {

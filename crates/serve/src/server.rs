@@ -1,17 +1,20 @@
 //! Sockets: connections of bounded number, heads that arrive in time, and an end that loses no request.
 
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Sleep;
 
 use crate::app::App;
 use crate::error::ServeError;
@@ -20,7 +23,7 @@ use crate::error::ServeError;
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 64 << 10;
-/// For taking the connections that wait to be accepted, at the end.
+/// For taking the connections that wait to be accepted, at the end; and for those that are cut to be gone.
 const LAST_CALL: Duration = Duration::from_secs(1);
 /// How long a closed connection is listened to.
 const LINGER: Duration = Duration::from_millis(500);
@@ -96,6 +99,7 @@ async fn serve(app: Arc<App>, listener: TcpListener, mut stopped: watch::Receive
     let service = app.router();
     let places = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
     let (closing, _) = watch::channel(false);
+    let (cutting, _) = watch::channel(false);
     let upkeep = tokio::spawn({
         let metrics = Arc::clone(&app.metrics);
         async move {
@@ -108,7 +112,16 @@ async fn serve(app: Arc<App>, listener: TcpListener, mut stopped: watch::Receive
     let open = |stream: TcpStream, place| {
         stream.set_nodelay(true).ok(); // a socket that is gone says so when it is read
         let service = TowerToHyperService::new(service.clone());
-        tokio::spawn(connection(stream, service, settings.header_timeout, closing.subscribe(), place));
+        let stream = Patient { stream, patience: settings.body_timeout, stalled: None };
+        let serve = connection(stream, service, settings.header_timeout, closing.subscribe());
+        let mut cut = cutting.subscribe();
+        tokio::spawn(async move {
+            let _place = place;
+            tokio::select! {
+                () = serve => (),
+                _ = cut.wait_for(|cut| *cut) => (),
+            }
+        });
     };
     let accept = async {
         loop {
@@ -143,6 +156,11 @@ async fn serve(app: Arc<App>, listener: TcpListener, mut stopped: watch::Receive
     let over = tokio::time::timeout(settings.shutdown_deadline, places.acquire_many(all)).await;
     upkeep.abort();
     let open = settings.max_connections - places.available_permits().min(settings.max_connections);
+    if over.is_err() {
+        // Before the batcher is waited for: what these connections have in the queue is then dropped, not computed.
+        cutting.send_replace(true);
+        tokio::time::timeout(LAST_CALL, places.acquire_many(all)).await.ok(); // it is a moment's work
+    }
     let last = Arc::clone(&app);
     tokio::task::spawn_blocking(move || last.finish()).await.ok(); // it catches its panics
     match over {
@@ -153,11 +171,10 @@ async fn serve(app: Arc<App>, listener: TcpListener, mut stopped: watch::Receive
 
 /// Serve a connection until its client ends it, it idles too long, or the server ends.
 async fn connection(
-    stream: TcpStream,
+    stream: Patient,
     service: TowerToHyperService<axum::Router>,
     header_timeout: Duration,
     mut closing: watch::Receiver<bool>,
-    _place: tokio::sync::OwnedSemaphorePermit,
 ) {
     let requests = Arc::new(AtomicUsize::new(0));
     let counted = Counted { service, requests: Arc::clone(&requests) };
@@ -182,7 +199,7 @@ async fn connection(
             }
         }
     };
-    let mut stream = connection.into_parts().io.into_inner();
+    let mut stream = connection.into_parts().io.into_inner().stream;
     if result.is_err_and(|e| e.is_timeout()) && requests.load(Ordering::Relaxed) == 0 {
         stream.write_all(TOO_SLOW).await.ok(); // the client may have gone
     }
@@ -194,6 +211,58 @@ async fn connection(
 async fn drop_rest(stream: &mut TcpStream) {
     let mut rest = [0; 16 << 10];
     while stream.read(&mut rest).await.is_ok_and(|n| n > 0) {}
+}
+
+/// A socket whose client must take what is written to it: an answer of which nothing leaves for so long is an error, and its connection
+/// ends.
+struct Patient {
+    stream: TcpStream,
+    patience: Duration,
+    /// Runs while a write waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    fn watched<T>(&mut self, cx: &mut Context<'_>, written: Poll<std::io::Result<T>>) -> Poll<std::io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        std::task::ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the client does not read its answer")))
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.watched(cx, written)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<std::io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.watched(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 /// Counts requests, so that an idle connection is told from one whose first head never came.

@@ -15,8 +15,10 @@ pub struct Settings {
     pub max_client_batch_size: usize,
     /// Bytes of one body.
     pub payload_limit: usize,
-    /// Bytes of all bodies that are held at once.
+    /// Bytes of all bodies that are held at once, until their texts are tokens.
     pub body_memory: usize,
+    /// Bytes of all long answers that wait to be read.
+    pub answer_memory: usize,
     /// Whether inputs that are too long are cut when the request does not say.
     pub auto_truncate: bool,
     /// Threads that cut text into tokens.
@@ -31,7 +33,7 @@ pub struct Settings {
     pub max_connections: usize,
     /// For the head of a request to arrive, and for an idle connection to be kept.
     pub header_timeout: Duration,
-    /// For the body of a request to arrive.
+    /// For the body of a request to arrive, and for a client to take a part of its answer.
     pub body_timeout: Duration,
     /// For a request to wait and to be computed.
     pub request_timeout: Duration,
@@ -60,6 +62,7 @@ impl Default for Settings {
             max_client_batch_size: 32,
             payload_limit: 2_000_000,
             body_memory: 256 << 20,
+            answer_memory: 256 << 20,
             auto_truncate: true,
             tokenization_workers: 2,
             batch_target: Duration::from_millis(100),

@@ -9,6 +9,7 @@ use cloze::task::{Output, Sequence};
 use crate::app::{App, Arrived};
 use crate::error::ApiError;
 use crate::models::Served;
+use crate::tokenizing::Caller;
 
 /// What a request took.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -46,6 +47,9 @@ impl Times {
     }
 }
 
+/// A request whose time is over.
+const LATE: ApiError = ApiError::Overloaded { full: "the request waited longer than --request-timeout" };
+
 /// Counts, measures and bounds the work of one request.
 pub(crate) struct Work {
     app: Arc<App>,
@@ -73,15 +77,27 @@ impl Work {
         Ok(Self { app: Arc::clone(app), served, many, begin, times: Times::default(), _permit: permit })
     }
 
-    /// Do something with texts on the tokenizing threads. `characters`: of these texts.
+    /// What is left of `--request-timeout`.
+    pub(crate) fn time_left(&self) -> Duration {
+        self.app.settings.request_timeout.saturating_sub(self.begin.at.elapsed())
+    }
+
+    /// Do something with texts on the tokenizing threads. `characters`: of these texts. If the caller goes away or the time is over, it
+    /// ends at the next step of the work. The memory of the body is given back after it.
     pub(crate) async fn tokenize<T: Send + 'static>(
         &mut self,
         characters: usize,
-        work: impl FnOnce(&Served) -> Result<T, ApiError> + Send + 'static,
+        work: impl FnOnce(&Served, &Caller<'_>) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let begin = Instant::now();
         let served = Arc::clone(&self.served);
-        let done = self.app.tokenizing.run(move || work(&served)).await;
+        // The work has it, too: who goes away leaves the texts in memory until the work sees that.
+        let memory = self.begin.body.take();
+        let work = self.app.tokenizing.run(move |caller| {
+            let _memory = memory;
+            work(&served, caller)
+        });
+        let done = tokio::time::timeout(self.time_left(), work).await.map_err(|_| LATE)?;
         let took = begin.elapsed();
         self.times.tokenization += took;
         self.times.characters += characters;
@@ -97,10 +113,8 @@ impl Work {
         }
         let pushed = Instant::now();
         let reply = self.app.queue.push(&self.served.engine, sequences)?;
-        let late = ApiError::Overloaded { full: "the request waited longer than --request-timeout" };
-        let left = self.app.settings.request_timeout.saturating_sub(self.begin.at.elapsed());
         let gone = ApiError::Backend { problem: "the compute worker has ended".into() };
-        let done = tokio::time::timeout(left, reply).await.map_err(|_| late)?.unwrap_or(Err(gone))?;
+        let done = tokio::time::timeout(self.time_left(), reply).await.map_err(|_| LATE)?.unwrap_or(Err(gone))?;
         self.times.queue += done.queue;
         self.times.inference += done.inference;
         self.begin.trace.part("queue", pushed, done.queue);
@@ -110,9 +124,21 @@ impl Work {
 
     /// The answer with the headers of its times.
     pub(crate) fn answer(self, body: &impl serde::Serialize) -> Result<axum::response::Response, ApiError> {
+        self.written(crate::response::bytes(body)?)
+    }
+
+    /// The same for an answer that takes long to write: that is done on a tokenizing thread, so that the event loop goes on.
+    pub(crate) async fn answer_at_length(self, body: impl serde::Serialize + Send + 'static) -> Result<axum::response::Response, ApiError> {
+        let write = self.app.tokenizing.run(move |_| crate::response::bytes(&body));
+        let body = tokio::time::timeout(self.time_left(), write).await.map_err(|_| LATE)??;
+        self.written(body)
+    }
+
+    /// The same for an answer that is JSON already.
+    pub(crate) fn written(self, body: Vec<u8>) -> Result<axum::response::Response, ApiError> {
         let total = self.begin.at.elapsed();
         self.app.metrics.success(self.many, &self.times, total);
-        let mut response = crate::response::json(StatusCode::OK, body);
+        let mut response = crate::response::written(StatusCode::OK, body);
         response.headers_mut().extend(self.times.headers(total));
         response.extensions_mut().insert(self.times);
         Ok(response)

@@ -58,6 +58,11 @@ pub static FIELDS: [Field; 2] = [
     },
 ];
 
+/// Bytes of the texts of one answer: each candidate carries its whole text, so that a short request could ask for gigabytes.
+const ANSWER_BYTES: usize = 32 << 20;
+/// Tokens of the last round of a beam, where each filled place is a sequence of its own.
+const BEAM_TOKENS: usize = 4 << 20;
+
 impl Task for FillMask {
     fn name(&self) -> &'static str {
         "fill-mask"
@@ -92,8 +97,10 @@ impl Task for FillMask {
         let top = options.top_k.unwrap_or(5);
         let words = options.word_tokens.filter(|n| *n > 1);
         if options.joint == Some(true) || words.is_some() || options.targets.is_some() {
+            affordable(1, top, &text)?;
             return jointly(context, text, &encoding, &masks, mask, top, options);
         }
+        affordable(masks.len(), top.min(tokenizer.vocab_size()), &text)?;
         let want = Want::Candidates { rows: masks.clone(), top, only: Vec::new() };
         let sequence = Sequence::new(&encoding, want);
         let cut = encoding.len() >= context.max_length;
@@ -147,6 +154,22 @@ impl Task for FillMask {
     }
 }
 
+fn refuse<T>(problem: String) -> Result<T, TaskError> {
+    Err(TaskError::Input { task: "fill-mask", problem })
+}
+
+/// Refuse an answer whose texts would fill the memory.
+fn affordable(masks: usize, top: usize, text: &str) -> Result<(), TaskError> {
+    if masks.saturating_mul(top).saturating_mul(text.len()) <= ANSWER_BYTES {
+        return Ok(());
+    }
+    refuse(format!(
+        "{masks} × {top} candidates, each with the whole text of {} bytes, are more than {} MB; shorten the text, or lower `top_k`",
+        text.len(),
+        ANSWER_BYTES >> 20
+    ))
+}
+
 /// The candidates of each mask out of a JSON answer, flat or not.
 pub fn answers(answer: &Value) -> Answer {
     serde_json::from_value::<Answer>(answer.clone())
@@ -184,6 +207,23 @@ struct Hypothesis {
     score: f32,
 }
 
+/// A hypothesis with one place more, before it is known whether it stays.
+struct Longer<'a> {
+    from: &'a Hypothesis,
+    id: u32,
+    score: f32,
+}
+
+impl Longer<'_> {
+    fn hypothesis(&self) -> Hypothesis {
+        let mut longer = self.from.clone();
+        longer.ids[longer.places[longer.filled].0 as usize] = self.id;
+        longer.filled += 1;
+        longer.score = self.score;
+        longer
+    }
+}
+
 /// What the rounds of a beam share.
 struct Beam {
     context: Arc<Context>,
@@ -207,7 +247,6 @@ fn jointly(
     top: usize,
     options: &Options,
 ) -> Result<Job, TaskError> {
-    let refuse = |problem: &str| Err(TaskError::Input { task: "fill-mask", problem: problem.into() });
     let tokenizer = &context.tokenizer;
     let at = masks[0] as usize;
     // one mask in the place of `at`, replaced by the given pieces
@@ -219,13 +258,15 @@ fn jointly(
         Hypothesis { ids, segments, places, filled: 0, score: 0.0 }
     };
     let hypotheses: Vec<Hypothesis> = match (&options.targets, options.word_tokens) {
-        (Some(_), _) | (_, Some(2..)) if masks.len() > 1 => return refuse("whole words are found for one mask; this text has several"),
+        (Some(_), _) | (_, Some(2..)) if masks.len() > 1 => {
+            return refuse("whole words are found for one mask; this text has several".into());
+        }
         (Some(targets), _) => {
             let mut all = Vec::new();
             for target in targets {
                 let pieces = tokenizer.encode(target, false)?.ids;
                 if pieces.is_empty() || encoding.len() + pieces.len() > context.max_length + 1 {
-                    return refuse("a target has no tokens, or too many for the model");
+                    return refuse("a target has no tokens, or too many for the model".into());
                 }
                 let mut hypothesis = widened(&pieces);
                 hypothesis.filled = pieces.len();
@@ -251,8 +292,15 @@ fn jointly(
         (Vec::new(), Vec::new())
     };
     let bytes = masks.iter().map(|&m| encoding.offsets[m as usize]).map(|(a, b)| (a as usize, b as usize)).collect();
-    let width = options.beams.unwrap_or(10).clamp(1, 100);
-    let beam = Beam { context: Arc::clone(context), text, masks: bytes, width: width.max(top), top, mask, continuing, beginning };
+    let width = options.beams.unwrap_or(10).clamp(1, 100).max(top);
+    let each = if options.targets.is_some() { 1 } else { width };
+    let tokens = hypotheses.iter().map(|h| h.places.len().saturating_mul(h.ids.len())).sum::<usize>().saturating_mul(each);
+    if tokens > BEAM_TOKENS {
+        return refuse(format!(
+            "filling these places together takes {tokens} tokens, more than {BEAM_TOKENS}; give fewer masks or targets, or lower `beams` and `top_k`"
+        ));
+    }
+    let beam = Beam { context: Arc::clone(context), text, masks: bytes, width, top, mask, continuing, beginning };
     Ok(round(beam, hypotheses))
 }
 
@@ -271,22 +319,16 @@ fn round(beam: Beam, hypotheses: Vec<Hypothesis>) -> Job {
     let sequences = open.iter().map(sequence).collect();
     Job::new(sequences, move |outputs| {
         // hypotheses of one length compete with each other
-        let mut next: BTreeMap<usize, Vec<Hypothesis>> = BTreeMap::new();
+        let mut next: BTreeMap<usize, Vec<Longer>> = BTreeMap::new();
         for (hypothesis, output) in open.iter().zip(&outputs) {
-            for &(id, log_p) in output.candidates().iter().flatten() {
-                let mut longer = hypothesis.clone();
-                longer.ids[longer.places[longer.filled].0 as usize] = id;
-                longer.filled += 1;
-                longer.score += log_p;
-                next.entry(longer.places.len()).or_default().push(longer);
-            }
-        }
-        let mut hypotheses = full;
-        for (_, mut group) in next {
+            let group = next.entry(hypothesis.places.len()).or_default();
+            let longer = |&(id, log_p): &(u32, f32)| Longer { from: hypothesis, id, score: hypothesis.score + log_p };
+            group.extend(output.candidates().iter().flatten().map(longer));
+            // Cut as they come: width × width candidates are never held at once. The sort is stable, so equals stay in their order.
             group.sort_by(|a, b| b.score.total_cmp(&a.score));
             group.truncate(beam.width);
-            hypotheses.extend(group);
         }
+        let hypotheses = full.into_iter().chain(next.values().flatten().map(Longer::hypothesis)).collect();
         Ok(Step::Again(round(beam, hypotheses)))
     })
 }
@@ -304,15 +346,16 @@ fn last_round(beam: Beam, hypotheses: Vec<Hypothesis>) -> Job {
     }
     Job::new(sequences, move |outputs| {
         let mut outputs = outputs.iter();
-        let mut fillings: Vec<Filling> = hypotheses
+        let mut scored: Vec<(f32, &Hypothesis)> = hypotheses
             .iter()
             .map(|h| {
                 let score = h.places.iter().map(|_| outputs.next().and_then(|o| o.values().first()).copied().unwrap_or(0.0)).sum::<f32>();
-                filling(&beam, h, score.exp())
+                (score.exp(), h)
             })
             .collect();
-        fillings.sort_by(|a, b| b.score.total_cmp(&a.score));
-        fillings.truncate(beam.top);
+        scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+        // Each filling carries the whole text: only those that are given are written out.
+        let fillings: Vec<Filling> = scored.iter().take(beam.top).map(|(score, h)| filling(&beam, h, *score)).collect();
         Step::answer(&fillings)
     })
 }

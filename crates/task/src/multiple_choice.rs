@@ -64,6 +64,8 @@ impl Task for MultipleChoice {
         let row = rows::input(self.name(), self.fields(), input)?;
         row.value.get("question").and_then(Value::as_str).ok_or_else(|| missing(self.name(), "question"))?;
         let choices = row.list("choices").map_err(|_| missing(self.name(), "choices"))?;
+        let shared = ["question", "context"].iter().filter_map(|field| row.value.get(field)?.as_str()).map(str::len).sum();
+        within_reach(self.name(), "choices", shared, choices.iter().map(String::len))?;
         let (sequences, cut) = sequences(context, &row, &choices)?;
         let top = options.top_k.unwrap_or(usize::MAX);
         let mut job = Job::new(sequences, move |outputs| {
@@ -129,6 +131,34 @@ impl Learning for MultipleChoice {
     fn goals(&self) -> &'static [&'static str] {
         &["accuracy"]
     }
+}
+
+/// Bytes of text that one input may have cut into tokens, what all its choices share counted once for each.
+const INPUT_BYTES: usize = 16 << 20;
+/// Choices of one input: each is a sequence of its own.
+const MOST_CHOICES: usize = 10_000;
+
+/// Refuse an input whose choices (or labels) are so many, beside so long a text, that cutting it into tokens would take minutes:
+/// what all share is cut once for each. `own`: the bytes that each adds.
+pub(crate) fn within_reach(
+    task: &'static str,
+    what: &'static str,
+    shared: usize,
+    own: impl Iterator<Item = usize>,
+) -> Result<(), TaskError> {
+    let (mut count, mut bytes) = (0usize, 0usize);
+    for own in own {
+        count += 1;
+        bytes = bytes.saturating_add(shared).saturating_add(own);
+    }
+    if count <= MOST_CHOICES && bytes <= INPUT_BYTES {
+        return Ok(());
+    }
+    let problem = format!(
+        "{count} {what}, each with the whole text, make {bytes} bytes to cut into tokens; at most {MOST_CHOICES} {what} and {INPUT_BYTES} bytes are \
+         taken: give fewer {what}, or a shorter text"
+    );
+    Err(TaskError::Input { task, problem })
 }
 
 /// One sequence a choice: the context and then question with choice; without a context question and choice.

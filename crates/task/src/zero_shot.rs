@@ -8,6 +8,7 @@ use crate::context::{Context, Options};
 use crate::error::TaskError;
 use crate::job::{Job, Sequence, Step, Want};
 use crate::metric::classification::Confusion;
+use crate::multiple_choice::within_reach;
 use crate::paint::Paint;
 use crate::rows::{self, Field, Needed, Row};
 use crate::task::{Figures, Head, Task};
@@ -72,6 +73,10 @@ impl Task for ZeroShot {
         };
         let contradicts = label(context, &["contradict", "not_entail", "矛盾"]);
         let template = options.hypothesis.as_deref().unwrap_or(HYPOTHESIS);
+        // The hypothesis holds the label as often as the template says.
+        let places = template.matches("{}").count();
+        let hypothesis = |label: &String| template.len().saturating_add(places.saturating_mul(label.len()));
+        within_reach(self.name(), "labels", text.len(), labels.iter().map(hypothesis))?;
         let mut sequences = Vec::new();
         let mut cut = false;
         for label in &labels {

@@ -458,3 +458,56 @@ fn sentences_are_chosen_and_given_in_their_order() {
         .collect();
     assert_eq!(chosen, [0, 1, 0, 1, 0]);
 }
+
+#[test]
+fn what_would_fill_the_memory_is_refused() {
+    let context = context(&["contradiction", "entailment"], Problem::SingleLabel, 32);
+    let refused = |task: &str, input: Value, options: Options| {
+        let error = require(task).unwrap().encode(&context, &input, &options).map(|_| ()).unwrap_err();
+        assert!(matches!(error, TaskError::Input { .. }), "{error}");
+        error.to_string()
+    };
+    // every candidate of every mask carries the whole text
+    let long = format!("{}{}", "[MASK] ".repeat(20), "the cat ".repeat(100_000));
+    let why = refused("fill-mask", json!(long), Options { top_k: Some(40), ..Options::default() });
+    assert!(why.contains("top_k") && why.contains("20 × 40"), "{why}");
+    require("fill-mask").unwrap().encode(&context, &json!(long), &Options { top_k: Some(1), ..Options::default() }).unwrap();
+    let one = format!("[MASK] {}", "the cat ".repeat(100_000));
+    refused("fill-mask", json!(one), Options { joint: Some(true), top_k: Some(1000), ..Options::default() });
+    // each place of each target is a sequence of its own
+    let targets = Some(vec!["cat ".repeat(25); 10_000]);
+    let why = refused("fill-mask", json!("the [MASK] ran"), Options { targets, ..Options::default() });
+    assert!(why.contains("targets"), "{why}");
+    // the whole text is cut into tokens once for each label or choice, and a template may hold a label often
+    let labels: Vec<String> = (0..1000).map(|i| i.to_string()).collect();
+    let why = refused("zero-shot-classification", json!({"text": "cat ".repeat(10_000), "labels": labels}), Options::default());
+    assert!(why.contains("1000 labels"), "{why}");
+    let hypothesis = Some("{}".repeat(5000));
+    let input = json!({"text": "cat", "labels": ["a".repeat(5000)]});
+    refused("zero-shot-classification", input, Options { hypothesis, ..Options::default() });
+    let question = "cat ".repeat(10_000);
+    let why = refused("multiple-choice", json!({"question": question, "choices": labels}), Options::default());
+    assert!(why.contains("1000 choices"), "{why}");
+    refused("multiple-choice", json!({"question": "which?", "choices": vec!["a"; 20_000]}), Options::default());
+}
+
+#[test]
+fn a_beam_keeps_the_best_in_their_order() {
+    let context = context(&[], Problem::SingleLabel, 32);
+    let [cat, dog, the, a] = ["cat", "dog", "the", "a"].map(|w| id(&context, w));
+    // The first place has two equals; the second is told by the first.
+    let model = move |s: &Sequence| match &s.want {
+        Want::Candidates { rows, .. } if rows == &[1] => Output::Candidates(vec![vec![(cat, -1.0), (dog, -1.0), (the, -3.0)]]),
+        Want::Candidates { .. } => Output::Candidates(vec![match s.ids[1] {
+            id if id == cat => vec![(a, -2.0), (the, -2.5)],
+            id if id == dog => vec![(the, -0.5), (a, -2.0)],
+            _ => vec![(a, 0.0)],
+        }]),
+        Want::Likelihoods { .. } => Output::Likelihoods(vec![-0.5]),
+        other => panic!("{other:?}"),
+    };
+    let joint = Options { joint: Some(true), beams: Some(3), top_k: Some(3), ..Options::default() };
+    let answer = ask("fill-mask", &context, json!("[MASK] [MASK]"), &joint, model);
+    let words: Vec<&Value> = answer.as_array().unwrap().iter().map(|f| &f["words"]).collect();
+    assert_eq!(words, [&json!(["dog", "the"]), &json!(["cat", "a"]), &json!(["dog", "a"])]);
+}

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::text::{Cut, Direction, Inputs, Prompt, Text, encode_all};
 use crate::app::{App, Parsed};
 use crate::error::ApiError;
+use crate::models::Served;
+use crate::tokenizing::Caller;
 use crate::work::Work;
 
 /// Texts, and how their vectors are wanted.
@@ -106,7 +108,7 @@ pub(crate) async fn embed_all(State(app): State<Arc<App>>, request: Parsed<Embed
     let cut = Cut::new(&app, value.truncate, value.truncation_direction, value.prompt_name);
     let outputs = outputs(&mut work, value.inputs.into_texts(), cut, Want::Hidden).await?;
     let all = outputs.iter().map(|output| output.rows().map(<[f32]>::to_vec).collect()).collect();
-    work.answer(&EmbedAllResponse(all))
+    work.answer_at_length(EmbedAllResponse(all)).await
 }
 
 pub(crate) async fn similarity(State(app): State<Arc<App>>, request: Parsed<SimilarityRequest>) -> Result<Response, ApiError> {
@@ -159,7 +161,7 @@ pub(crate) async fn vectors(work: &mut Work, texts: Vec<Text>, cut: Cut, shape: 
 
 async fn outputs(work: &mut Work, texts: Vec<Text>, cut: Cut, want: Want) -> Result<Vec<Output>, ApiError> {
     let characters = texts.iter().map(Text::characters).sum();
-    let encode = move |served: &crate::models::Served| encode_all(served, &texts, &cut, Prompt::Default);
+    let encode = move |served: &Served, caller: &Caller<'_>| encode_all(served, &texts, &cut, Prompt::Default, caller);
     let encodings = work.tokenize(characters, encode).await?;
     work.run(encodings.iter().map(|e| Sequence::new(e, want.clone())).collect()).await
 }

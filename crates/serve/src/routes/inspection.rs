@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use cloze::attention::HeadPlace;
+use cloze::attention::{Attention, HeadPlace};
 use cloze::task::{Context, Options, Task};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::{App, Parsed};
 use crate::error::ApiError;
 use crate::models::Served;
+use crate::response;
+use crate::tokenizing::Caller;
 use crate::work::Work;
 
 /// A text or a pair, and the head that is shown step by step.
@@ -49,7 +52,7 @@ pub(crate) async fn attention(State(app): State<Arc<App>>, request: Parsed<Atten
     }
     let engine = Arc::clone(&work.served.engine);
     let characters = first.chars().count();
-    let encode = move |served: &Served| {
+    let encode = move |served: &Served, _: &Caller<'_>| {
         let tokenizer = &served.engine.context().tokenizer;
         let encoding = match second {
             None => tokenizer.encode(&first, true),
@@ -63,24 +66,34 @@ pub(crate) async fn attention(State(app): State<Arc<App>>, request: Parsed<Atten
         return Err(ApiError::TooLong { found: encoding.len(), limit });
     }
     let off = known(&served_heads(&work.served), value.ablate)?;
-    let look = tokio::task::spawn_blocking(move || engine.attention(&encoding, &off));
-    let seen = look.await.map_err(|e| ApiError::Backend { problem: e.to_string() })?;
+    let turn = turn(&app, &work).await?;
+    let look = move || {
+        let _turn = turn;
+        engine.attention(&encoding, &off).map(|seen| drawn(&seen, value.layer, value.head))
+    };
+    let seen = tokio::task::spawn_blocking(look).await.map_err(|e| ApiError::Backend { problem: e.to_string() })?;
     let remedy = "its attention cannot be looked at";
     let unseen = || ApiError::NotServed { model: work.served.name.clone(), wants: "attention that is shown", remedy };
-    let seen = seen.ok_or_else(unseen)?;
-    let steps = seen.head(value.layer, value.head).ok_or_else(|| {
-        let problem = format!(
-            "there is no head {} in layer {}; there are {} layers of {} heads",
-            value.head,
-            value.layer,
-            seen.layers(),
-            seen.heads(0)
-        );
+    let drawn = seen.ok_or_else(unseen)??;
+    work.written(drawn)
+}
+
+/// The answer of `/attention` as it is written. The weights of all heads are many numbers: the event loop does not wait for them.
+fn drawn(seen: &Attention, layer: usize, head: usize) -> Result<Vec<u8>, ApiError> {
+    let steps = seen.head(layer, head).ok_or_else(|| {
+        let problem = format!("there is no head {head} in layer {layer}; there are {} layers of {} heads", seen.layers(), seen.heads(0));
         ApiError::Invalid { field: "head", problem }
     })?;
     let steps = serde_json::to_value(&steps).map_err(|e| ApiError::Backend { problem: e.to_string() })?;
     // Four digits are what a picture shows.
-    work.answer(&json!({"tokens": seen.tokens, "weights": rounded(json!(seen.weights()), 1e4), "steps": rounded(steps, 1e6)}))
+    response::bytes(&json!({"tokens": seen.tokens, "weights": rounded(json!(seen.weights()), 1e4), "steps": rounded(steps, 1e6)}))
+}
+
+/// A turn to look inside. One at a time: it computes beside the batches of everybody else.
+async fn turn(app: &App, work: &Work) -> Result<OwnedSemaphorePermit, ApiError> {
+    let turn = tokio::time::timeout(work.time_left(), Arc::clone(&app.inspecting).acquire_owned()).await;
+    let busy = ApiError::Overloaded { full: "other looks inside take their time" };
+    turn.map_err(|_| busy.clone())?.map_err(|_| busy)
 }
 
 /// Layers and heads of a layer.
@@ -137,10 +150,7 @@ pub(crate) async fn ablation(State(app): State<Arc<App>>, request: Parsed<Ablati
         return Err(unseen());
     }
     let tries = if value.each { served_heads(&work.served).iter().product::<usize>() } else { 0 } + 2;
-    // One at a time: it computes beside the batches of everybody else.
-    let turn = tokio::time::timeout(app.settings.request_timeout, Arc::clone(&app.inspecting).acquire_owned()).await;
-    let busy = ApiError::Overloaded { full: "other looks inside take their time" };
-    let Ok(Ok(turn)) = turn else { return Err(busy) };
+    let turn = turn(&app, &work).await?;
     let look = move || {
         let _turn = turn;
         let tokens = tokens(task, engine.context(), &input)?;

@@ -124,7 +124,13 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
 
 /// Load a model's folder anew; requests under way are answered by the old one.
 pub(crate) async fn reload(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
-    let load = move || app.models.reload(&name);
+    // What is loaded is as large as the model that it replaces: one at a time, and none that waits with a thread in its hands.
+    let turn = Arc::clone(&app.reloading).try_acquire_owned();
+    let turn = turn.map_err(|_| ApiError::Overloaded { full: "another model is being loaded anew" })?;
+    let load = move || {
+        let _turn = turn;
+        app.models.reload(&name)
+    };
     let gone = |e: tokio::task::JoinError| ApiError::Backend { problem: e.to_string() };
     let served = tokio::task::spawn_blocking(load).await.map_err(gone)??;
     Ok(json(StatusCode::OK, &json!({"model": served.name, "created": served.created})))

@@ -13,6 +13,7 @@ use super::text::{Cut, Direction, Prompt, Text, encode_all, encode_pair};
 use crate::app::{App, Parsed};
 use crate::error::ApiError;
 use crate::models::Served;
+use crate::tokenizing::Caller;
 use crate::work::Work;
 
 /// Texts or pairs to classify.
@@ -142,15 +143,18 @@ pub(crate) async fn ranks(work: &mut Work, query: &str, texts: &[String], cut: C
 /// The classifier's logits of texts and pairs.
 async fn classify(work: &mut Work, inputs: Vec<Vec<String>>, cut: Cut) -> Result<Vec<Output>, ApiError> {
     let characters = inputs.iter().flatten().map(|text| text.chars().count()).sum();
-    let encode = move |served: &Served| {
+    let encode = move |served: &Served, caller: &Caller<'_>| {
         if inputs.is_empty() {
             return Err(ApiError::Empty { field: "inputs" });
         }
-        let one = |texts: Vec<String>| match <[String; 2]>::try_from(texts) {
-            Ok([first, second]) => encode_pair(served, &first, &second, &cut),
-            Err(texts) => {
-                let texts: Vec<Text> = texts.into_iter().map(Text::Text).collect();
-                encode_all(served, &texts, &cut, Prompt::None)?.pop().ok_or(ApiError::Empty { field: "inputs" })
+        let one = |texts: Vec<String>| {
+            caller.waits()?;
+            match <[String; 2]>::try_from(texts) {
+                Ok([first, second]) => encode_pair(served, &first, &second, &cut),
+                Err(texts) => {
+                    let texts: Vec<Text> = texts.into_iter().map(Text::Text).collect();
+                    encode_all(served, &texts, &cut, Prompt::None, caller)?.pop().ok_or(ApiError::Empty { field: "inputs" })
+                }
             }
         };
         inputs.into_iter().map(one).collect::<Result<Vec<_>, _>>()

@@ -10,10 +10,15 @@ use serde_json::{Map, Value};
 use crate::app::{App, Parsed};
 use crate::error::ApiError;
 use crate::models::Served;
+use crate::queue;
+use crate::tokenizing::Caller;
 use crate::work::Work;
 
 /// Rounds after which an answer is given up: a beam takes one for each mask.
 const ROUNDS: usize = 512;
+
+/// Bytes of all answers of one request.
+const ANSWER_BYTES: usize = 64 << 20;
 
 /// Answer a request: `{"inputs": input or [input, …], "parameters": {…}}`, or the fields of one input themselves.
 pub(crate) async fn answer(
@@ -41,9 +46,18 @@ pub(crate) async fn answer(
     }
     let mut work = Work::begin(&app, served, begin, inputs.len(), many)?;
     let characters = inputs.iter().map(characters).sum();
-    let encode = move |served: &Served| {
+    let most = app.settings.max_queue_tokens;
+    let encode = move |served: &Served, caller: &Caller<'_>| {
         let context = served.engine.context();
-        inputs.iter().map(|input| task.encode(context, input, &options).map_err(fault)).collect::<Result<Vec<Job>, _>>()
+        let mut tokens = 0;
+        let one = |input: &Value| {
+            caller.waits()?;
+            let job = task.encode(context, input, &options).map_err(fault)?;
+            tokens += job.tokens();
+            // What the queue would not take is not worth the rest of the tokenizing, nor its memory.
+            if tokens > most { Err(queue::too_many(tokens, most)) } else { Ok(job) }
+        };
+        inputs.iter().map(one).collect::<Result<Vec<Job>, _>>()
     };
     let jobs = work.tokenize(characters, encode).await?;
     let mut answers = finish(&mut work, jobs).await?;
@@ -53,23 +67,34 @@ pub(crate) async fn answer(
 /// Run jobs round by round to their answers, in their order.
 async fn finish(work: &mut Work, jobs: Vec<Job>) -> Result<Vec<Value>, ApiError> {
     let mut answers = vec![Value::Null; jobs.len()];
+    let mut answered = 0;
     let mut open: Vec<(usize, Job)> = jobs.into_iter().enumerate().collect();
     for _ in 0..ROUNDS {
         let counts: Vec<usize> = open.iter().map(|(_, job)| job.sequences.len()).collect();
         let sequences: Vec<Sequence> = open.iter_mut().flat_map(|(_, job)| std::mem::take(&mut job.sequences)).collect();
         let outputs = work.run(sequences).await?;
-        let decode = move |_: &Served| {
+        let mut room = ANSWER_BYTES.saturating_sub(answered);
+        let decode = move |_: &Served, caller: &Caller<'_>| {
             let mut outputs = outputs.into_iter();
             let step = |((at, job), count): ((usize, Job), usize)| -> Result<(usize, Step), ApiError> {
+                caller.waits()?;
                 let own = outputs.by_ref().take(count).collect();
-                Ok((at, (job.finish)(own).map_err(fault)?))
+                let step = (job.finish)(own).map_err(fault)?;
+                if let Step::Answer(answer) = &step {
+                    let problem = || format!("the answers are longer than {} MB; send fewer inputs, or ask for less", ANSWER_BYTES >> 20);
+                    room = room.checked_sub(bytes(answer)).ok_or_else(|| ApiError::Task { problem: problem() })?;
+                }
+                Ok((at, step))
             };
             open.into_iter().zip(counts).map(step).collect::<Result<Vec<_>, _>>()
         };
         let mut next = Vec::new();
         for (at, step) in work.tokenize(0, decode).await? {
             match step {
-                Step::Answer(answer) => answers[at] = answer,
+                Step::Answer(answer) => {
+                    answered += bytes(&answer);
+                    answers[at] = answer;
+                }
                 Step::Again(job) => next.push((at, job)),
             }
         }
@@ -89,8 +114,10 @@ fn options(parameters: Option<Value>) -> Result<Options, ApiError> {
         return Err(invalid("an object is wanted".into()));
     }
     let options: Options = serde_json::from_value(parameters).map_err(|e| invalid(e.to_string()))?;
+    // A beam is as wide as the answers that are wanted of it.
+    let beam = options.joint == Some(true) || options.word_tokens.is_some_and(|n| n > 1);
     let bounds = [
-        ("top_k", options.top_k, 1, 1000),
+        ("top_k", options.top_k, 1, if beam { 64 } else { 1000 }),
         ("beams", options.beams, 1, 64),
         ("word_tokens", options.word_tokens, 1, 8),
         ("max_answer_tokens", options.max_answer_tokens, 1, 512),
@@ -99,7 +126,8 @@ fn options(parameters: Option<Value>) -> Result<Options, ApiError> {
         if let Some(value) = value
             && !(least..=most).contains(&value)
         {
-            return Err(invalid(format!("{name} is {value}; from {least} to {most} is served")));
+            let with = if beam && name == "top_k" { " with joint or word_tokens" } else { "" };
+            return Err(invalid(format!("{name} is {value}; from {least} to {most} is served{with}")));
         }
     }
     if options.targets.as_ref().is_some_and(|targets| targets.len() > 1000) {
@@ -112,6 +140,16 @@ fn fault(error: TaskError) -> ApiError {
     match error {
         TaskError::Tokenizer(error) => ApiError::Tokenizer { problem: error.to_string() },
         error => ApiError::Task { problem: error.to_string() },
+    }
+}
+
+/// About the bytes of an answer.
+fn bytes(answer: &Value) -> usize {
+    match answer {
+        Value::String(text) => text.len() + 8,
+        Value::Array(list) => list.iter().map(|v| bytes(v) + 1).sum(),
+        Value::Object(map) => map.iter().map(|(key, v)| key.len() + bytes(v) + 8).sum(),
+        _ => 8,
     }
 }
 

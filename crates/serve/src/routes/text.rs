@@ -1,11 +1,13 @@
 //! Texts as requests carry them, and the way to tokens: prompts, cutting at either end, refusing what is too long.
 
 use cloze::text::Encoding;
+use cloze::text::tokenizer::NO_WORD;
 use serde::{Deserialize, Serialize};
 
 use crate::app::App;
 use crate::error::ApiError;
 use crate::models::Served;
+use crate::tokenizing::Caller;
 
 /// One input or several.
 #[derive(Clone, Debug, Deserialize)]
@@ -89,12 +91,18 @@ pub(crate) enum Prompt {
 }
 
 /// Tokens of texts; fails when there is none, or one is empty.
-pub(crate) fn encode_all(served: &Served, texts: &[Text], cut: &Cut, prompt: Prompt) -> Result<Vec<Encoding>, ApiError> {
+pub(crate) fn encode_all(
+    served: &Served,
+    texts: &[Text],
+    cut: &Cut,
+    prompt: Prompt,
+    caller: &Caller<'_>,
+) -> Result<Vec<Encoding>, ApiError> {
     if texts.is_empty() {
         return Err(ApiError::Empty { field: "inputs" });
     }
     let prompt = if prompt == Prompt::Default { prompt_of(served, cut.prompt.as_deref())? } else { "" };
-    texts.iter().map(|text| encode(served, text, prompt, cut)).collect()
+    texts.iter().map(|text| caller.waits().and_then(|()| encode(served, text, prompt, cut))).collect()
 }
 
 fn prompt_of<'s>(served: &'s Served, name: Option<&str>) -> Result<&'s str, ApiError> {
@@ -108,13 +116,9 @@ fn prompt_of<'s>(served: &'s Served, name: Option<&str>) -> Result<&'s str, ApiE
 }
 
 fn encode(served: &Served, text: &Text, prompt: &str, cut: &Cut) -> Result<Encoding, ApiError> {
-    let decoded;
     let text = match text {
         Text::Text(text) => text,
-        Text::Ids(ids) => {
-            decoded = self::decode(served, ids, true)?;
-            &decoded
-        }
+        Text::Ids(ids) => return fitting(given(served, ids, prompt)?, served.engine.context().max_length, cut),
     };
     if text.is_empty() {
         return Err(ApiError::Empty { field: "inputs" });
@@ -128,6 +132,30 @@ fn encode(served: &Served, text: &Text, prompt: &str, cut: &Cut) -> Result<Encod
     };
     let encoding = served.engine.context().tokenizer.encode(text, true).map_err(tokenizer)?;
     fitting(encoding, served.engine.context().max_length, cut)
+}
+
+/// Token ids as they are: decoding and encoding them again would lose what is not in the vocabulary. As in text-embeddings-inference
+/// nothing is put around them.
+fn given(served: &Served, ids: &[u32], prompt: &str) -> Result<Encoding, ApiError> {
+    if ids.is_empty() {
+        return Err(ApiError::Empty { field: "inputs" });
+    }
+    if !prompt.is_empty() {
+        let problem = "a prompt goes before texts; of token ids, put its ids in the front".to_owned();
+        return Err(ApiError::Invalid { field: "prompt_name", problem });
+    }
+    known(served, ids)?;
+    let special = served.engine.context().tokenizer.special();
+    let start = usize::from(special.cls.is_some_and(|cls| ids[0] == cls));
+    let end = ids.len() - usize::from(ids.len() > start && special.sep.is_some_and(|sep| ids.last() == Some(&sep)));
+    Ok(Encoding {
+        ids: ids.to_vec(),
+        offsets: vec![(0, 0); ids.len()],
+        word_ids: vec![NO_WORD; ids.len()],
+        special: (0..ids.len()).map(|t| !(start..end).contains(&t)).collect(),
+        token_type_ids: vec![0; ids.len()],
+        parts: [start..end, end..end],
+    })
 }
 
 /// Tokens of a pair; the longer text is cut first.
@@ -172,12 +200,17 @@ fn fitting(mut encoding: Encoding, limit: usize, cut: &Cut) -> Result<Encoding, 
 
 /// The text of ids.
 pub(crate) fn decode(served: &Served, ids: &[u32], skip_special: bool) -> Result<String, ApiError> {
-    let tokenizer = &served.engine.context().tokenizer;
-    let size = tokenizer.vocab_size();
-    if let Some(id) = ids.iter().find(|&&id| id as usize >= size) {
-        return Err(ApiError::Invalid { field: "ids", problem: format!("{id} is no token; the vocabulary has {size}") });
+    known(served, ids)?;
+    served.engine.context().tokenizer.decode(ids, skip_special).map_err(self::tokenizer)
+}
+
+/// Refuse ids that are no tokens.
+fn known(served: &Served, ids: &[u32]) -> Result<(), ApiError> {
+    let size = served.engine.context().tokenizer.vocab_size();
+    match ids.iter().find(|&&id| id as usize >= size) {
+        Some(id) => Err(ApiError::Invalid { field: "ids", problem: format!("{id} is no token; the vocabulary has {size}") }),
+        None => Ok(()),
     }
-    tokenizer.decode(ids, skip_special).map_err(self::tokenizer)
 }
 
 pub(crate) fn tokenizer(error: cloze::text::TokenizerError) -> ApiError {

@@ -11,6 +11,7 @@ use super::text::{decode, tokenizer};
 use crate::app::{App, Parsed};
 use crate::error::ApiError;
 use crate::models::Served;
+use crate::tokenizing::Caller;
 use crate::work::Work;
 
 /// Texts to cut into tokens.
@@ -77,7 +78,9 @@ pub(crate) async fn tokenize(State(app): State<Arc<App>>, request: Parsed<Tokeni
     let mut work = Work::begin(&app, served, begin, texts.len(), many)?;
     let characters = texts.iter().map(|text| text.chars().count()).sum();
     let add = value.add_special_tokens;
-    let cut = move |served: &Served| texts.iter().map(|text| tokens(served, text, add)).collect::<Result<Vec<_>, _>>();
+    let cut = move |served: &Served, caller: &Caller<'_>| {
+        texts.iter().map(|text| caller.waits().and_then(|()| tokens(served, text, add))).collect::<Result<Vec<_>, _>>()
+    };
     let answer = work.tokenize(characters, cut).await?;
     work.answer(&TokenizeResponse(answer))
 }
@@ -108,7 +111,9 @@ pub(crate) async fn detokenize(State(app): State<Arc<App>>, request: Parsed<Deco
     }
     let mut work = Work::begin(&app, served, begin, lists.len(), many)?;
     let skip = value.skip_special_tokens;
-    let join = move |served: &Served| lists.iter().map(|ids| decode(served, ids, skip)).collect::<Result<Vec<_>, _>>();
+    let join = move |served: &Served, caller: &Caller<'_>| {
+        lists.iter().map(|ids| caller.waits().and_then(|()| decode(served, ids, skip))).collect::<Result<Vec<_>, _>>()
+    };
     let texts = work.tokenize(0, join).await?;
     work.answer(&DecodeResponse(texts))
 }

@@ -44,6 +44,16 @@ fn embeddings_have_their_shape_and_length() {
         .map(|t| t["id"].as_u64().unwrap() as u32)
         .collect();
     assert_eq!(floats(&world.post("/embed", &json!({"inputs": ids})).good()[0]), vectors[0], "token ids instead of a text");
+    // What is not in the vocabulary, and a mask that stands in a text, are tokens as all others.
+    for text in ["the 🦄 cat", "the [MASK] sat", &"the 🦄 ".repeat(LONGEST)] {
+        let tokens = world.post("/tokenize", &json!({"inputs": text})).good();
+        let ids: Vec<&Value> = tokens[0].as_array().unwrap().iter().map(|t| &t["id"]).collect();
+        let of = |inputs: Value| world.post("/embed", &json!({"inputs": inputs})).good();
+        assert_eq!(of(json!(ids)), of(json!(text)), "{text}");
+    }
+    let bare = world.post("/embed_all", &json!({"inputs": [5, 6]})).good();
+    assert_eq!(bare[0].as_array().unwrap().len(), 2, "nothing is put around ids");
+    assert!(world.post("/embed", &json!({"inputs": [5, 9999]})).refused(422, "Validation").contains("9999"));
 
     let near = world
         .post("/similarity", &json!({"inputs": {"source_sentence": "the cat sat", "sentences": ["the cat sat", "a dog ran to sea"]}}))

@@ -170,6 +170,27 @@ fn a_model_is_loaded_anew_without_a_lost_request() {
 }
 
 #[test]
+fn models_are_loaded_anew_one_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let started = std::sync::atomic::AtomicBool::new(false);
+    let loader = move |path: &std::path::Path| {
+        if started.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+        }
+        crate::world::load(path)
+    };
+    let models = cloze_serve::Models::load(crate::world::folders(folder.path(), &[("only", Heads::default())]), Box::new(loader)).unwrap();
+    let world = World::serving(brisk(), folder, models);
+    let mut statuses = std::thread::scope(|scope| {
+        let reloads: Vec<_> = (0..3).map(|_| scope.spawn(|| world.post("/models/only/reload", &json!({})).status)).collect();
+        reloads.into_iter().map(|r| r.join().unwrap()).collect::<Vec<_>>()
+    });
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 429, 429]);
+    world.post("/models/only/reload", &json!({})).good();
+}
+
+#[test]
 fn request_ids_and_origins() {
     let world = World::of(brisk(), &[("only", Heads::default())]);
     let id = |value: &str| {

@@ -244,6 +244,96 @@ fn a_request_that_waits_too_long_is_told_so() {
 }
 
 #[test]
+fn tokenizing_counts_as_waiting() {
+    let world = one(Settings { request_timeout: Duration::from_millis(1), ..brisk() });
+    let why = world.send("/tokenize", &body_of(1_000_000)).refused(429, "Overloaded");
+    assert!(why.contains("--request-timeout"), "{why}");
+}
+
+#[test]
+fn a_look_inside_takes_turns() {
+    let (world, _) = World::moody(Settings { request_timeout: Duration::from_millis(300), ..brisk() }, Duration::from_millis(1500));
+    std::thread::scope(|scope| {
+        let look = || world.post("/attention", &json!({"inputs": SLOW})).status;
+        let looks = [scope.spawn(look), scope.spawn(look)];
+        let mut statuses = looks.map(|l| l.join().unwrap());
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 429]);
+    });
+}
+
+#[test]
+fn texts_hold_their_memory_until_they_are_tokens() {
+    let world = one(Settings { body_memory: 2_000_000, tokenization_workers: 1, ..brisk() });
+    let body = body_of(1_900_000);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| world.send("/tokenize", &body).status);
+        // It is counted when its body has been read.
+        while world.figure("te_request_count{method=\"single\"}") == 0.0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let why = world.send("/tokenize", &body).refused(429, "Overloaded");
+        assert!(why.contains("bytes of requests"), "{why}");
+        assert_eq!(first.join().unwrap(), 200);
+    });
+    assert_eq!(world.send("/tokenize", &body).status, 200);
+}
+
+#[test]
+fn an_answer_that_nobody_reads_is_dropped() {
+    let settings = Settings { body_timeout: Duration::from_millis(1500), answer_memory: 1, max_client_batch_size: 2000, ..brisk() };
+    let world = one(settings);
+    let texts = |n: usize| json!({"inputs": vec!["the ".repeat(62); n]}).to_string();
+    // Some tens of megabytes: more than the sockets' buffers take.
+    let body = texts(1500);
+    let mut stalled = TcpStream::connect(world.address).unwrap();
+    stalled.write_all(&head("POST", "/embed_all", &[], Some(body.len()))).unwrap();
+    stalled.write_all(body.as_bytes()).unwrap();
+    let small = texts(10);
+    let until = |status: u16, what: &str| {
+        let begin = Instant::now();
+        loop {
+            let answer = world.send("/embed_all", &small);
+            if answer.status == status {
+                return answer;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(60), "{what}: {}", answer.status);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    assert!(until(429, "it holds the memory").refused(429, "Overloaded").contains("answers"));
+    world.post("/embed", &json!({"inputs": "the"})).good();
+    let whole = until(200, "it is cut");
+    assert_eq!(whole.good().as_array().unwrap().len(), 10);
+}
+
+#[test]
+fn the_end_computes_nothing_for_those_it_cuts() {
+    let settings = Settings { max_batch_tokens: 3, shutdown_deadline: Duration::from_millis(200), ..brisk() };
+    let (world, computed) = World::moody(settings, Duration::from_millis(700));
+    let address = world.address;
+    let body = format!("{{\"inputs\": \"{SLOW}\"}}");
+    let clients: Vec<TcpStream> = (0..10)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(&head("POST", "/embed", &[], Some(body.len()))).unwrap();
+            stream.write_all(body.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let waited = Instant::now();
+    while world.figure("te_queue_size") < 8.0 {
+        assert!(waited.elapsed() < Duration::from_secs(5), "the requests are queued");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let begin = Instant::now();
+    assert!(matches!(world.end(), Err(cloze_serve::ServeError::Deadline { .. })));
+    let computed = computed.load(Ordering::SeqCst);
+    assert!(computed < 6 && begin.elapsed() < Duration::from_secs(5), "{computed} of 10 computed in {:?}", begin.elapsed());
+    drop(clients);
+}
+
+#[test]
 fn hostile_text_takes_linear_time() {
     let world = one(brisk());
     for unit in ["a", "\u{301}", "猫", " ", "[MASK]", "##"] {

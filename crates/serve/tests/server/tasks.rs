@@ -43,6 +43,13 @@ fn parameters_are_taken_within_bounds() {
     for bad in [json!({"top_k": 0}), json!({"top_k": 100_000}), json!({"beams": 1_000_000}), json!({"nonsense": 1}), json!([])] {
         fill(bad).refused(422, "Validation");
     }
+    // A beam is as wide as the answers that are wanted of it.
+    for bad in [json!({"joint": true, "top_k": 1000}), json!({"word_tokens": 3, "top_k": 65})] {
+        assert!(fill(bad).refused(422, "Validation").contains("from 1 to 64"));
+    }
+    let long = format!("{}{}", "[MASK] ".repeat(50), "the cat ".repeat(100_000));
+    let why = world.post("/fill-mask", &json!({"inputs": long, "parameters": {"top_k": 1000}})).refused(422, "Validation");
+    assert!(why.contains("top_k"), "{why}");
     world.post("/fill-mask", &json!({"text": "no mask here"})).refused(422, "Validation");
     world.post("/fill-mask", &json!({"inputs": []})).refused(400, "Empty");
     world.post("/fill-mask", &json!({"inputs": "the [MASK]", "other": 1})).refused(422, "Validation");

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use cloze::attention::{Attention, HeadPlace};
 use cloze::model::{Blueprint, Heads, Model};
 use cloze::task::{Context, Output, Sequence, Task};
-use cloze::text::Tokenizer;
+use cloze::text::{Encoding, Tokenizer};
 use cloze::train::run::Precision;
 use cloze::{Device, DeviceChoice};
 use cloze_serve::{App, Card, Engine, Models, PipelineEngine, Server, Settings, Stopper};
@@ -83,6 +84,13 @@ impl Engine for Moody {
 
     fn serves(&self, task: &dyn Task) -> bool {
         self.inner.serves(task)
+    }
+
+    fn attention(&self, encoding: &Encoding, off: &[HeadPlace]) -> Option<Attention> {
+        if encoding.ids.contains(&self.words[1]) {
+            std::thread::sleep(self.pause);
+        }
+        self.inner.attention(encoding, off)
     }
 
     fn run(&self, sequences: &[&Sequence]) -> Result<Vec<Output>, String> {
