@@ -29,6 +29,9 @@ pub struct Settings {
     /// Prefix lengths that embeddings were trained to be cut to, the longest first (Kusupati et al. 2022); empty: whole.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dimensions: Vec<usize>,
+    /// Put before a text that is neither a query nor searched: one whose vector is asked for alone.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub default_prefix: String,
     /// Put before queries.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub query_prefix: String,
@@ -51,6 +54,7 @@ impl Default for Settings {
             normalize: true,
             dense: Vec::new(),
             dimensions: Vec::new(),
+            default_prefix: String::new(),
             query_prefix: String::new(),
             passage_prefix: String::new(),
             no_answer: false,
@@ -103,8 +107,13 @@ impl Settings {
         };
         self.normalize = found.model.normalize;
         self.max_length = found.model.max_seq_length;
-        self.query_prefix = found.model.prompts.get("query").cloned().unwrap_or_default();
-        self.passage_prefix = ["passage", "document"].iter().find_map(|name| found.model.prompts.get(*name)).cloned().unwrap_or_default();
+        // As `encode`, `encode_query` and `encode_document` choose: the prompt of that name, else the default one.
+        let prompts = &found.model.prompts;
+        let default = found.model.default_prompt.as_ref().and_then(|name| prompts.get(name)).cloned().unwrap_or_default();
+        let named = |names: &[&str]| names.iter().find_map(|name| prompts.get(*name)).unwrap_or(&default).clone();
+        self.query_prefix = named(&["query"]);
+        self.passage_prefix = named(&["document", "passage", "corpus"]);
+        self.default_prefix = default;
         self.dense = found.model.dense;
         Ok(())
     }
@@ -117,13 +126,17 @@ impl Settings {
             Pooling::Max => SentencePooling::Max,
             Pooling::Last => SentencePooling::Last,
         };
-        let prompts = [("query", &self.query_prefix), ("document", &self.passage_prefix)];
+        // The default one by its name among these, where it is one of them.
+        let named = [("query", &self.query_prefix), ("document", &self.passage_prefix), ("default", &self.default_prefix)];
+        let default_prompt = named.iter().find(|(_, p)| !p.is_empty() && **p == self.default_prefix).map(|(name, _)| (*name).to_owned());
+        let prompts = named.iter().filter(|(name, p)| !p.is_empty() && (*name != "default" || default_prompt.as_deref() == Some("default")));
         let embeds = matches!(self.task.as_deref(), Some("sentence-embedding" | "recommendation"));
         embeds.then(|| SentenceModel {
             pooling,
             normalize: self.normalize,
             max_seq_length: self.max_length,
-            prompts: prompts.iter().filter(|(_, p)| !p.is_empty()).map(|(name, p)| ((*name).to_owned(), (*p).clone())).collect(),
+            prompts: prompts.map(|(name, p)| ((*name).to_owned(), (*p).clone())).collect(),
+            default_prompt,
             ..SentenceModel::default()
         })
     }
