@@ -133,7 +133,9 @@ fn merge(options: &ConvertOptions) -> Result<Converted, Error> {
     let refuse = |kind, why: String| ModelError::Io { path: options.out.clone(), action: "write", cause: std::io::Error::new(kind, why) };
     // The new folder is put in the place of what is there: nothing may be.
     if std::fs::read_dir(&options.out).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(refuse(std::io::ErrorKind::AlreadyExists, "the folder is not empty; give a new one".into()).into());
+        let model = options.out.join("config.json").exists() || options.out.join("model.safetensors").exists();
+        let why = if model { "the folder holds a model already; give a new one" } else { "the folder is not empty; give a new one" };
+        return Err(refuse(std::io::ErrorKind::AlreadyExists, why.into()).into());
     }
     if options.dtype.is_some_and(|dtype| dtype != Dtype::F32) {
         let why = "an adapter is merged in f32; convert the merged folder once more for another type".into();

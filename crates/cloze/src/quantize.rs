@@ -218,6 +218,7 @@ fn copy_rest(from: &Path, to: &Path) -> Result<(), Error> {
             || weights.starts_with("model-0")
             || weights.starts_with("pytorch_model")
             || weights == "config.json"
+            || weights == crate::hub::COMPLETE
         {
             continue;
         }

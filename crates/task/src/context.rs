@@ -1,5 +1,6 @@
 //! What tasks know of the model they answer with, and what a caller may ask for.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cloze_model::Problem;
@@ -126,16 +127,24 @@ impl Settings {
             Pooling::Max => SentencePooling::Max,
             Pooling::Last => SentencePooling::Last,
         };
-        // The default one by its name among these, where it is one of them.
-        let named = [("query", &self.query_prefix), ("document", &self.passage_prefix), ("default", &self.default_prefix)];
-        let default_prompt = named.iter().find(|(_, p)| !p.is_empty() && **p == self.default_prefix).map(|(name, _)| (*name).to_owned());
-        let prompts = named.iter().filter(|(name, p)| !p.is_empty() && (*name != "default" || default_prompt.as_deref() == Some("default")));
+        let mut prompts: BTreeMap<String, String> = [("query", &self.query_prefix), ("document", &self.passage_prefix)]
+            .into_iter()
+            .filter(|(_, text)| !text.is_empty())
+            .map(|(name, text)| (name.to_owned(), text.clone()))
+            .collect();
+        let default_prompt = (!self.default_prefix.is_empty()).then(|| {
+            let among = prompts.iter().find(|(_, text)| **text == self.default_prefix).map(|(name, _)| name.clone());
+            among.unwrap_or_else(|| {
+                prompts.insert("default".into(), self.default_prefix.clone());
+                "default".into()
+            })
+        });
         let embeds = matches!(self.task.as_deref(), Some("sentence-embedding" | "recommendation"));
         embeds.then(|| SentenceModel {
             pooling,
             normalize: self.normalize,
             max_seq_length: self.max_length,
-            prompts: prompts.map(|(name, p)| ((*name).to_owned(), (*p).clone())).collect(),
+            prompts,
             default_prompt,
             ..SentenceModel::default()
         })

@@ -94,7 +94,8 @@ impl Tokenizer {
     pub fn from_pieces(pieces: Vec<String>, options: WordPieceOptions) -> Result<Self, TokenizerError> {
         let wordpiece = WordPiece::new(pieces, options, Path::new("vocabulary"))?;
         // BERT's usual limit, for a tokenizer that is not of a model yet; one that is read has the limit of its files, or none.
-        let config = TokenizerConfig { model_max_length: Some(512), ..TokenizerConfig::default() };
+        let mut config = TokenizerConfig::default();
+        config.model_max_length = Some(512);
         Ok(Self::of(Kind::WordPiece(Box::new(wordpiece)), config))
     }
 
