@@ -6,6 +6,7 @@ use cloze::convert::{ConvertOptions, convert};
 use cloze::doctor::{Weight, compare, examine};
 use cloze::model::files::container::{Dtype, Origin};
 use cloze::model::files::safetensors::{OutTensor, OutValues, TensorFiles, write};
+use cloze::quantize::{Quantization, quantize};
 use cloze::task::Options as TaskOptions;
 use cloze::task::sentence_embedding::SentenceEmbedding;
 use cloze::tensor::Operands;
@@ -140,6 +141,41 @@ fn the_default_prompt_of_sentence_transformers_stands_before_a_lone_text() {
     assert_eq!(read(), ["", "q ", "c "]);
     prompts(json!({"prompts": {"query": "q ", "all": "a "}, "default_prompt_name": "all"}));
     assert_eq!(read(), ["a ", "q ", "a "]);
+}
+
+/// Rows without labels are compared by hidden states, which is said; rows with a faulty label are the user's to mend.
+#[test]
+fn quantizing_tells_rows_without_labels_from_faulty_ones() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
+    let classifier = ["config.json", "model.safetensors"].map(|name| (models.join("bert-tiny-classifier").join(name), name));
+    let words = ["vocab.txt", "tokenizer.json"].map(|name| (models.join("bert-tiny").join(name), name));
+    let folder = folder_of(&[classifier, words].concat());
+    let device = Device::open(DeviceChoice::Cpu, Some(1)).unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let label = cloze::model::load(folder.path()).unwrap().model.heads.labels[0].clone();
+    let with = |rows: &str, out: &str| {
+        let dev = work.path().join("dev.csv");
+        std::fs::write(&dev, rows).unwrap();
+        let what = Quantization {
+            model: folder.path().to_owned(),
+            out: work.path().join(out),
+            operands: Operands::Bf16,
+            dev,
+            task: Some("text-classification".into()),
+            columns: cloze::task::Columns::default(),
+            options: TaskOptions::default(),
+            tolerance: 0.0,
+            samples: 2,
+        };
+        quantize(&device, &what, &mut |_, _, _| ())
+    };
+    let labelled = with(&format!("text,label\nthe cat,{label}\na dog,{label}\n"), "labelled").unwrap();
+    assert!(labelled.unlabelled.is_none() && labelled.figure.is_some());
+    let bare = with("text,source\nthe cat,x\na dog,y\n", "bare").unwrap();
+    assert!(bare.unlabelled.is_some_and(|why| why.contains("`label`")) && bare.figure.is_none());
+    let error = with(&format!("text,label\nthe cat,{label}\na dog,\n"), "faulty").unwrap_err().to_string();
+    assert!(error.contains("line 3") && error.contains("label"), "{error}");
+    assert!(!work.path().join("faulty").exists());
 }
 
 /// A tokenizer of more tokens than the model, and a second text for a model of one segment, are told of and do not end the program.

@@ -257,13 +257,20 @@ fn an_old_name_leads_to_the_new_one() {
 /// Other programs fetch a file when they need it: what they left out would change the answers without a word.
 #[test]
 fn what_another_program_began_is_completed_at_its_own_commit() {
-    let more: [(&str, &[u8]); 4] =
-        [("modules.json", b"[]"), ("1_Pooling/config.json", b"{}"), ("2_Dense/config.json", b"{}"), ("2_Dense/pytorch_model.bin", b"weights")];
+    let more: [(&str, &[u8]); 4] = [
+        ("modules.json", b"[]"),
+        ("1_Pooling/config.json", b"{}"),
+        ("2_Dense/config.json", b"{}"),
+        ("2_Dense/pytorch_model.bin", b"weights"),
+    ];
     let server = Server::with(Fault::None, &more);
     let cache = tempfile::tempdir().unwrap();
     let hub = server.hub(cache.path());
     let folder = hub.folder(&name(), &mut |_| ()).unwrap();
-    assert!(more.iter().all(|(name, bytes)| std::fs::read(folder.join(name)).unwrap() == *bytes), "each folder has weights of its own kind");
+    assert!(
+        more.iter().all(|(name, bytes)| std::fs::read(folder.join(name)).unwrap() == *bytes),
+        "each folder has weights of its own kind"
+    );
     let by_commit = Name::parse(&format!("org/tiny@{COMMIT}")).unwrap();
     let offline = Hub { offline: true, ..hub.clone() };
     let away = Hub { endpoint: "http://127.0.0.1:1".into(), ..hub.clone() };

@@ -482,9 +482,8 @@ impl Adapted {
     /// # Errors
     /// When a file cannot be read.
     pub fn beside(&self) -> Result<Beside<'_>, ModelError> {
-        let with = |adaptation: &Adaptation| {
-            Model::adapted(self.model.family, self.model.blueprint.clone(), self.model.heads.clone(), adaptation)
-        };
+        let with =
+            |adaptation: &Adaptation| Model::adapted(self.model.family, self.model.blueprint.clone(), self.model.heads.clone(), adaptation);
         let plain = with(&Adaptation::default());
         let Some(adapter) = &self.adapter else { return Ok(Beside { adapted: self, model: plain }) };
         let Some(family) = family(self.model.family) else { unreachable!("a model is made by a family of the registry") };

@@ -188,9 +188,10 @@ impl SentenceModel {
         // Without it the tokens of a prompt are left out of the mean.
         let include = read_json(&pooling_config)?.get("include_prompt").and_then(Value::as_bool);
         if include == Some(false) && model.prompts.values().any(|text| !text.is_empty()) {
-            let fault = "`include_prompt` is false, and config_sentence_transformers.json has prompts: Cloze pools the tokens of a prompt, too; \
+            let fault =
+                "`include_prompt` is false, and config_sentence_transformers.json has prompts: Cloze pools the tokens of a prompt, too; \
                          take the prompts away, or say true where the model was trained so"
-                .into();
+                    .into();
             return Err(ModelError::Modules { path: pooling_config, fault });
         }
         Ok(Some(SentenceFolder { encoder, model }))
