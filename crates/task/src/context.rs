@@ -127,9 +127,11 @@ impl Settings {
             Pooling::Max => SentencePooling::Max,
             Pooling::Last => SentencePooling::Last,
         };
+        // Where there is a default prompt, a use without one says so.
+        let written = |text: &String| !text.is_empty() || !self.default_prefix.is_empty();
         let mut prompts: BTreeMap<String, String> = [("query", &self.query_prefix), ("document", &self.passage_prefix)]
             .into_iter()
-            .filter(|(_, text)| !text.is_empty())
+            .filter(|(_, text)| written(text))
             .map(|(name, text)| (name.to_owned(), text.clone()))
             .collect();
         let default_prompt = (!self.default_prefix.is_empty()).then(|| {

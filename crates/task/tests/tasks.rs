@@ -124,8 +124,15 @@ fn prefixes_of_embeddings_stand_before_what_they_are_for() {
 
     // written and read by sentence-transformers' files
     let folder = tempfile::tempdir().unwrap();
-    for (default, name) in [("", Value::Null), ("in ", json!("document")), ("who ", json!("default"))] {
-        let settings = Settings { task: Some("sentence-embedding".into()), default_prefix: default.into(), ..settings.clone() };
+    let cases = [
+        ("", "where ", Value::Null),
+        ("in ", "where ", json!("document")),
+        ("who ", "where ", json!("default")),
+        ("who ", "", json!("default")),
+    ];
+    for (default, query, name) in cases {
+        let task = Some("sentence-embedding".into());
+        let settings = Settings { task, default_prefix: default.into(), query_prefix: query.into(), ..settings.clone() };
         settings.write(folder.path(), 8).unwrap();
         assert_eq!(Settings::read(folder.path()).unwrap(), settings);
         std::fs::remove_file(folder.path().join("cloze_task.json")).unwrap();
