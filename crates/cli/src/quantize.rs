@@ -86,6 +86,9 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
             print_line(format!("  {name}: alone it moves the hidden states by {:.2} %{kept}", 100.0 * far))?;
         }
     }
+    if let Some(why) = &outcome.unlabelled {
+        print_line(format!("labels        none, hidden states were compared alone: {why}"))?;
+    }
     if let (Some(figure), Some(before), Some(after)) = (&outcome.figure, outcome.before, outcome.after) {
         print_line(format!("{figure:<14}{after:.4}, was {before:.4} in f32"))?;
     }

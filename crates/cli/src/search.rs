@@ -28,7 +28,7 @@ pub(crate) struct IndexArgs {
     /// The texts: csv, tsv, jsonl, json with a text column, or lines (.txt); also .gz and .zst
     #[arg(long)]
     input: PathBuf,
-    /// The folder of the index
+    /// The folder of the index; an older index there is replaced, other files are not
     #[arg(long)]
     out: PathBuf,
     #[command(flatten)]
@@ -64,7 +64,8 @@ fn index(args: &IndexArgs, options: &Options) -> anyhow::Result<u8> {
     let device = options.open()?;
     let pipeline = Pipeline::load(&device, &args.model, Precision::F32, None)?;
     let bar = if options.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
-    let model = std::path::absolute(&args.model)?;
+    // A name on the hub stays a name.
+    let model = if args.model.exists() { std::path::absolute(&args.model)? } else { args.model.clone() };
     let made = build(&pipeline, &model, &args.input, &args.columns.columns(), args.dimensions, &args.out, &mut |n| {
         bar.set_message(format!("{n} texts"));
         bar.tick();

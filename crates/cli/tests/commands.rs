@@ -237,6 +237,11 @@ fn from_a_recipe_to_answers() {
     assert!(converted["notes"][0].as_str().unwrap().contains("merged into"), "{converted}");
     assert_eq!(accuracy("evaluate --model merged --data dev.tsv --json --quiet"), named);
     world.run("convert --from lora/model --out merged").fails(1, &["holds a model already"]);
+    std::fs::create_dir(world.path("notes")).unwrap();
+    world.write("notes/mine.txt", "kept");
+    world.run("convert --from lora/model --out notes").fails(1, &["notes", "not empty"]);
+    world.run("search index --model run/model --input dev.tsv --out notes --quiet").fails(1, &["notes", "not an index's"]);
+    assert_eq!(std::fs::read_to_string(world.path("notes/mine.txt")).unwrap(), "kept");
     let report = &world.run("inspect lora/model --json").well().json()[0];
     assert_eq!((&report["adapter"]["ranks"], report["adapter"]["matrices"].as_u64().unwrap() > 3), (&serde_json::json!([4]), true));
     world
@@ -285,6 +290,22 @@ fn from_a_recipe_to_answers() {
     let hits = &world::Done::from(done).well().json()[0]["hits"];
     assert_eq!(hits.as_array().unwrap().len(), 2);
     assert!(hits[0]["score"].as_f64().unwrap() >= hits[1]["score"].as_f64().unwrap() && hits[0]["row"]["text"].is_string(), "{hits}");
+    // made again, by a model of the hub, whose name stays a name
+    let snapshot = world.path("hub/models--some-org--tiny/snapshots/0123456789abcdef0123456789abcdef01234567");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    for entry in std::fs::read_dir(world.path("run/model")).unwrap().flatten().filter(|e| e.path().is_file()) {
+        std::fs::copy(entry.path(), snapshot.join(entry.file_name())).unwrap();
+    }
+    std::fs::create_dir(world.path("hub/models--some-org--tiny/refs")).unwrap();
+    world.write("hub/models--some-org--tiny/refs/main", "0123456789abcdef0123456789abcdef01234567");
+    let with_hub = |command: &str| {
+        let done = world.command(command).env("HF_HUB_CACHE", world.path("hub")).env("HF_HUB_OFFLINE", "1").output().unwrap();
+        world::Done::from(done).well()
+    };
+    with_hub("search index --model some-org/tiny --input dev.tsv --out index --quiet");
+    let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(world.path("index/index.json")).unwrap()).unwrap();
+    assert_eq!(manifest["model"], "some-org/tiny");
+    assert_eq!(with_hub("search query --index index --json --top-k 2 dog").json()[0]["hits"].as_array().unwrap().len(), 2);
     world.write("index/vectors.f32", b"cut");
     world.run("search query --index index x").fails(1, &["vectors.f32", "3 bytes"]);
 

@@ -7,6 +7,7 @@ use cloze_model::files::adapter::is_adapter;
 use cloze_model::files::config::read_json;
 use cloze_model::files::container::{Container, Dtype, Origin};
 use cloze_model::files::join::safe_join;
+use cloze_task::context::SETTINGS_FILE;
 use cloze_text::Tokenizer;
 use serde_json::{Map, Value, json};
 
@@ -42,7 +43,7 @@ pub struct Converted {
 }
 
 /// Files that say how a model is used, beside its weights and its configuration.
-pub(crate) const BESIDE: [&str; 14] = [
+pub(crate) const BESIDE: [&str; 20] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -56,11 +57,17 @@ pub(crate) const BESIDE: [&str; 14] = [
     "tokenizer.model",
     "modules.json",
     "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
     "config_sentence_transformers.json",
 ];
 
-/// Files for people and for other programs, which are copied too.
-const COPIED: [&str; 4] = ["generation_config.json", "README.md", "LICENSE", "LICENSE.txt"];
+/// Cloze's own settings, and files for people and for other programs, which are copied too.
+const COPIED: [&str; 5] = [SETTINGS_FILE, "generation_config.json", "README.md", "LICENSE", "LICENSE.txt"];
 
 /// Files of a module of sentence-transformers.
 const MODULE_FILES: [&str; 2] = ["config.json", "README.md"];
@@ -124,8 +131,11 @@ pub fn convert(options: &ConvertOptions) -> Result<Converted, Error> {
 /// An adapter, merged into the base that it names.
 fn merge(options: &ConvertOptions) -> Result<Converted, Error> {
     let refuse = |kind, why: String| ModelError::Io { path: options.out.clone(), action: "write", cause: std::io::Error::new(kind, why) };
-    if options.out.join("config.json").exists() || options.out.join("model.safetensors").exists() {
-        return Err(refuse(std::io::ErrorKind::AlreadyExists, "the folder holds a model already; give a new one".into()).into());
+    // The new folder is put in the place of what is there: nothing may be.
+    if std::fs::read_dir(&options.out).is_ok_and(|mut entries| entries.next().is_some()) {
+        let model = options.out.join("config.json").exists() || options.out.join("model.safetensors").exists();
+        let why = if model { "the folder holds a model already; give a new one" } else { "the folder is not empty; give a new one" };
+        return Err(refuse(std::io::ErrorKind::AlreadyExists, why.into()).into());
     }
     if options.dtype.is_some_and(|dtype| dtype != Dtype::F32) {
         let why = "an adapter is merged in f32; convert the merged folder once more for another type".into();

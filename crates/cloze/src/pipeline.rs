@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cloze_model::Model;
 use cloze_model::params::Spec;
-use cloze_task::run::Packed;
+use cloze_task::run::{Packed, has_rows};
 use cloze_task::text_classification::TextInput;
 use cloze_task::{Columns, Context, Figures, Head, Job, Options, Output, Row, Rows, Runner, Sequence, Task, TaskError, Want};
 use cloze_task::{answers, fill_mask, require, text_classification as classification};
@@ -360,6 +360,7 @@ impl<'d> Pipeline<'d> {
     /// Everything that the model computes for one text.
     pub fn states(&self, text: &str) -> Result<(Encoding, States), Error> {
         let encoding = self.context.tokenizer.encode_truncated(text, self.context.max_length)?;
+        has_rows(&self.model.blueprint, &encoding.ids, &encoding.token_type_ids)?;
         let states = self.states_of(&encoding);
         Ok((encoding, states))
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use cloze_model::Model;
 use cloze_model::files::quantized::save_frozen;
 use cloze_model::params::Spec;
-use cloze_task::{Columns, Options, Output, Row, Rows, Runner, Sequence, Want};
+use cloze_task::{Columns, Options, Output, Row, Rows, Runner, Sequence, TaskError, Want};
 use cloze_tensor::Operands;
 
 use crate::pipeline::Form;
@@ -43,6 +43,9 @@ pub struct Quantization {
 /// What came out.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Outcome {
+    /// Why the rows count as rows without labels, where they do: which column was looked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unlabelled: Option<String>,
     /// The figure that was looked at, such as accuracy.
     pub figure: Option<String>,
     /// It in f32.
@@ -71,16 +74,19 @@ pub fn quantize(device: &Device, what: &Quantization, progress: Progress) -> Res
     let folder = crate::hub::model_folder(&what.model, &mut |_| ())?;
     let exact = Pipeline::with_form(device, &folder, &Form::whole(Operands::F32), None)?;
     let task = exact.require(what.task.as_deref())?;
-    let labelled = Rows::read_all(&what.dev, task.fields(), &what.columns, true);
-    let (rows, labelled) = match labelled {
-        Ok(rows) => (rows, true),
-        Err(_) => (Rows::read_all(&what.dev, task.fields(), &what.columns, false)?, false),
+    let (rows, unlabelled) = match Rows::read_all(&what.dev, task.fields(), &what.columns, true) {
+        Ok(rows) => (rows, None),
+        // Rows without a column of labels are good for hidden states; rows with a faulty one are not what the user meant.
+        Err(missing @ TaskError::Column { .. }) => {
+            (Rows::read_all(&what.dev, task.fields(), &what.columns, false)?, Some(missing.to_string()))
+        }
+        Err(fault) => return Err(fault.into()),
     };
     let sample = sample(&exact, task, &rows, what)?;
     progress("f32", 0, 1);
     let truth = hidden(&exact, &sample)?;
     let figure_of = |pipeline: &Pipeline| -> Result<Option<(String, f64)>, Error> {
-        if !labelled {
+        if unlabelled.is_some() {
             return Ok(None);
         }
         let figures = pipeline.evaluate_rows(task, &rows, &what.options, &mut |_, _, _| Ok(()))?;
@@ -139,6 +145,7 @@ pub fn quantize(device: &Device, what: &Quantization, progress: Progress) -> Res
     let after = figure_of(&written)?;
     let int8 = if what.operands == Operands::Int8 { matrices.len() - kept.len() } else { 0 };
     Ok(Outcome {
+        unlabelled: unlabelled.clone(),
         figure: before.as_ref().map(|b| b.0.clone()),
         before: before.map(|b| b.1),
         after: after.map(|a| a.1),
@@ -211,6 +218,7 @@ fn copy_rest(from: &Path, to: &Path) -> Result<(), Error> {
             || weights.starts_with("model-0")
             || weights.starts_with("pytorch_model")
             || weights == "config.json"
+            || weights == crate::hub::COMPLETE
         {
             continue;
         }

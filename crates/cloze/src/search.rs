@@ -38,12 +38,18 @@ pub enum SearchError {
         /// What is wrong.
         problem: String,
     },
+    /// The folder of the new index holds something else, which would be lost.
+    #[error("{}: the folder holds files that are not an index's; give a new or an empty folder, or that of an older index", path.display())]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The index was made by a model with other vectors.
-    #[error("the index holds vectors of {index} numbers, the model makes {model}; use the model that made it: {made_by}")]
+    #[error("the index was made from vectors of {index} numbers, the model makes {model}; use the model that made it: {made_by}")]
     Width {
-        /// In the index.
+        /// Those of the model that made the index.
         index: usize,
-        /// The model's.
+        /// Those of the model at hand.
         model: usize,
         /// What made it.
         made_by: String,
@@ -58,6 +64,9 @@ pub struct Manifest {
     pub version: u32,
     /// Numbers of a vector.
     pub width: usize,
+    /// Numbers of a vector of the model before it was cut; indexes of earlier versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<usize>,
     /// Rows.
     pub count: usize,
     /// The folder of the model that made it.
@@ -98,6 +107,23 @@ pub fn vectors(pipeline: &Pipeline, prefix: &str, texts: &[&str], dimensions: Op
     Ok(outputs.iter().map(|o| vector(context, o, &options)).collect())
 }
 
+/// Numbers of a whole vector of a model.
+fn width(pipeline: &Pipeline) -> usize {
+    let hidden = pipeline.model().blueprint.hidden_size;
+    pipeline.context().settings.dense.last().map_or(hidden, |d| d.out_features)
+}
+
+/// The files of an index.
+const FILES: [&str; 3] = ["index.json", "vectors.f32", "rows.jsonl"];
+
+/// Whether an index may be written where `out` stands: nothing is there, or nothing but an older index.
+fn may_be_replaced(out: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(out) else { return !out.exists() };
+    let names: Vec<_> = entries.flatten().map(|e| e.file_name()).collect();
+    let manifest = || serde_json::from_slice::<Manifest>(&std::fs::read(out.join(FILES[0])).ok()?).ok();
+    names.is_empty() || (names.iter().all(|name| FILES.iter().any(|file| name == file)) && manifest().is_some())
+}
+
 /// Index the rows of a file. `model` is told to those who open the index; `seen` is told how many rows are done.
 pub fn build(
     pipeline: &Pipeline,
@@ -108,7 +134,10 @@ pub fn build(
     out: &Path,
     seen: &mut dyn FnMut(usize),
 ) -> Result<Manifest, Error> {
-    let mut manifest = Manifest { version: 1, width: 0, count: 0, model: model.display().to_string() };
+    if !may_be_replaced(out) {
+        return Err(SearchError::Occupied { path: out.to_owned() }.into());
+    }
+    let mut manifest = Manifest { version: 1, width: 0, whole: Some(width(pipeline)), count: 0, model: model.display().to_string() };
     let mut rows = Rows::open(data, &FIELDS, columns, false)?;
     replace_folder(out, |folder| -> Result<(), Error> {
         let create = |name: &str| File::create(folder.join(name)).map_err(|e| FileError::io(Operation::Write, folder.join(name), e));
@@ -177,11 +206,13 @@ impl Index {
     /// The `top` nearest rows to a question, the nearest first.
     pub fn query(&self, pipeline: &Pipeline, question: &str, top: usize) -> Result<Vec<Hit>, Error> {
         let prefix = &pipeline.context().settings.query_prefix;
-        let width = self.manifest.width;
-        let asked = vectors(pipeline, prefix, &[question], Some(width))?.remove(0);
-        if asked.len() != width {
-            return Err(SearchError::Width { index: width, model: asked.len(), made_by: self.manifest.model.clone() }.into());
+        let (kept, model) = (self.manifest.width, width(pipeline));
+        // A wider model's vectors can be cut to the index's width, but mean something else.
+        if self.manifest.whole.map_or(model < kept, |whole| model != whole) {
+            let index = self.manifest.whole.unwrap_or(kept);
+            return Err(SearchError::Width { index, model, made_by: self.manifest.model.clone() }.into());
         }
+        let asked = vectors(pipeline, prefix, &[question], Some(kept))?.remove(0);
         self.nearest(&asked, top).into_iter().map(|(index, score)| Ok(Hit { index, score, row: self.row(index)? })).collect()
     }
 

@@ -6,6 +6,7 @@ use cloze::convert::{ConvertOptions, convert};
 use cloze::doctor::{Weight, compare, examine};
 use cloze::model::files::container::{Dtype, Origin};
 use cloze::model::files::safetensors::{OutTensor, OutValues, TensorFiles, write};
+use cloze::quantize::{Quantization, quantize};
 use cloze::task::Options as TaskOptions;
 use cloze::task::sentence_embedding::SentenceEmbedding;
 use cloze::tensor::Operands;
@@ -105,6 +106,100 @@ fn modules_of_sentence_transformers_come_along() {
     assert_eq!(pipeline.context().max_length, 12);
     assert_eq!(pipeline.context().settings.dense.len(), 2);
     assert_eq!(pipeline.context().settings.query_prefix, "the cat ");
+    assert_eq!(pipeline.context().settings.default_prefix, "");
+}
+
+/// What older folders and Cloze itself say of a model stands in files of other names.
+#[test]
+fn settings_beside_a_model_come_along() {
+    let folder = reference();
+    let settings = r#"{"task": "sentence-embedding", "pooling": "cls", "normalize": false, "query_prefix": "q: "}"#;
+    std::fs::write(folder.path().join("cloze_task.json"), settings).unwrap();
+    std::fs::write(folder.path().join("sentence_roberta_config.json"), r#"{"max_seq_length": 7}"#).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let copy = out.path().join("copy");
+    let done = convert(&options(folder.path(), &copy)).unwrap();
+    for name in ["cloze_task.json", "sentence_roberta_config.json"] {
+        assert!(done.files.iter().any(|f| f == name), "{name}: {:?}", done.files);
+        assert_eq!(std::fs::read(copy.join(name)).unwrap(), std::fs::read(folder.path().join(name)).unwrap());
+    }
+}
+
+/// The prompt of no name stands before every text that is not asked for under another, as sentence-transformers has it.
+#[test]
+fn the_default_prompt_of_sentence_transformers_stands_before_a_lone_text() {
+    let names = ["modules.json", "config.json", "model.safetensors", "sentence_bert_config.json", "1_Pooling/config.json"];
+    let more = ["2_Dense/config.json", "2_Dense/model.safetensors", "3_Dense/config.json", "3_Dense/model.safetensors", "vocab.txt"];
+    let files: Vec<_> = names.into_iter().chain(more).filter(|f| fixture("sentence").join(f).exists()).collect();
+    let folder = folder_of(&files.iter().map(|name| (fixture("sentence").join(name), *name)).collect::<Vec<_>>());
+    let prompts = |text: Value| std::fs::write(folder.path().join("config_sentence_transformers.json"), text.to_string()).unwrap();
+    let read = || {
+        let settings = cloze::task::Settings::read(folder.path()).unwrap();
+        [settings.default_prefix, settings.query_prefix, settings.passage_prefix]
+    };
+    prompts(json!({"prompts": {"query": "q ", "corpus": "c "}, "default_prompt_name": null}));
+    assert_eq!(read(), ["", "q ", "c "]);
+    prompts(json!({"prompts": {"query": "q ", "all": "a "}, "default_prompt_name": "all"}));
+    assert_eq!(read(), ["a ", "q ", "a "]);
+}
+
+/// Rows without labels are compared by hidden states, which is said; rows with a faulty label are the user's to mend.
+#[test]
+fn quantizing_tells_rows_without_labels_from_faulty_ones() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
+    let classifier = ["config.json", "model.safetensors"].map(|name| (models.join("bert-tiny-classifier").join(name), name));
+    let words = ["vocab.txt", "tokenizer.json"].map(|name| (models.join("bert-tiny").join(name), name));
+    let folder = folder_of(&[classifier, words].concat());
+    let device = Device::open(DeviceChoice::Cpu, Some(1)).unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let label = cloze::model::load(folder.path()).unwrap().model.heads.labels[0].clone();
+    let with = |rows: &str, out: &str| {
+        let dev = work.path().join("dev.csv");
+        std::fs::write(&dev, rows).unwrap();
+        let what = Quantization {
+            model: folder.path().to_owned(),
+            out: work.path().join(out),
+            operands: Operands::Bf16,
+            dev,
+            task: Some("text-classification".into()),
+            columns: cloze::task::Columns::default(),
+            options: TaskOptions::default(),
+            tolerance: 0.0,
+            samples: 2,
+        };
+        quantize(&device, &what, &mut |_, _, _| ())
+    };
+    let labelled = with(&format!("text,label\nthe cat,{label}\na dog,{label}\n"), "labelled").unwrap();
+    assert!(labelled.unlabelled.is_none() && labelled.figure.is_some());
+    let bare = with("text,source\nthe cat,x\na dog,y\n", "bare").unwrap();
+    assert!(bare.unlabelled.is_some_and(|why| why.contains("`label`")) && bare.figure.is_none());
+    let error = with(&format!("text,label\nthe cat,{label}\na dog,\n"), "faulty").unwrap_err().to_string();
+    assert!(error.contains("line 3") && error.contains("label"), "{error}");
+    assert!(!work.path().join("faulty").exists());
+}
+
+/// A tokenizer of more tokens than the model, and a second text for a model of one segment, are told of and do not end the program.
+#[test]
+fn ids_without_a_row_are_told() {
+    let folder = reference();
+    let vocabulary = std::fs::read_to_string(folder.path().join("vocab.txt")).unwrap();
+    std::fs::write(folder.path().join("vocab.txt"), format!("{}\nzebra\n", vocabulary.trim_end())).unwrap();
+    let device = Device::open(DeviceChoice::Cpu, Some(1)).unwrap();
+    let pipeline = Pipeline::load(&device, folder.path(), Precision::F32, None).unwrap();
+    let ask = |input: Value| pipeline.answer(&SentenceEmbedding, &[input], &TaskOptions::default());
+    assert!(ask(json!("the cat")).is_ok());
+    let rows = pipeline.model().blueprint.vocab_size;
+    let error = ask(json!("the zebra")).unwrap_err().to_string();
+    assert!(["token id", "vocab_size", &rows.to_string()].iter().all(|part| error.contains(part)), "{error}");
+    assert!(pipeline.states("the zebra").is_err());
+    let mut blueprint = pipeline.model().blueprint.clone();
+    let segments = |blueprint: &cloze::model::Blueprint| cloze::task::run::has_rows(blueprint, &[1, 2], &[0, 1]);
+    assert!(segments(&blueprint).is_ok());
+    blueprint.type_vocab_size = 1;
+    let error = segments(&blueprint).unwrap_err().to_string();
+    assert!(error.contains("segment id 1") && error.contains("type_vocab_size 1"), "{error}");
+    blueprint.type_vocab_size = 0;
+    assert!(segments(&blueprint).is_ok());
 }
 
 /// The vectors are sentence-transformers' own; the last text has distances beyond all buckets. Saved and loaded again, and in bf16, too.

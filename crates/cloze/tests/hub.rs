@@ -51,12 +51,18 @@ fn git_blob(bytes: &[u8]) -> String {
 
 impl Server {
     fn start(fault: Fault) -> Self {
+        Self::with(fault, &[])
+    }
+
+    /// With more files than those of the small model.
+    fn with(fault: Fault, more: &[(&str, &[u8])]) -> Self {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/bert-tiny");
         let mut files = HashMap::new();
         for name in ["config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "tokenizer_config.json"] {
             files.insert(name.to_owned(), std::fs::read(fixture.join(name)).unwrap());
         }
         files.insert("modeling_evil.py".into(), b"import os".to_vec());
+        files.extend(more.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -246,6 +252,46 @@ fn an_old_name_leads_to_the_new_one() {
     let folder = server.hub(cache.path()).folder(&Name::parse("tiny-old").unwrap(), &mut |_| ()).unwrap();
     assert_eq!(folder, cache.path().join("models--tiny-old/snapshots").join(COMMIT));
     assert!(cloze::model::load(&folder).is_ok());
+}
+
+/// Other programs fetch a file when they need it: what they left out would change the answers without a word.
+#[test]
+fn what_another_program_began_is_completed_at_its_own_commit() {
+    let more: [(&str, &[u8]); 4] = [
+        ("modules.json", b"[]"),
+        ("1_Pooling/config.json", b"{}"),
+        ("2_Dense/config.json", b"{}"),
+        ("2_Dense/pytorch_model.bin", b"weights"),
+    ];
+    let server = Server::with(Fault::None, &more);
+    let cache = tempfile::tempdir().unwrap();
+    let hub = server.hub(cache.path());
+    let folder = hub.folder(&name(), &mut |_| ()).unwrap();
+    assert!(
+        more.iter().all(|(name, bytes)| std::fs::read(folder.join(name)).unwrap() == *bytes),
+        "each folder has weights of its own kind"
+    );
+    let by_commit = Name::parse(&format!("org/tiny@{COMMIT}")).unwrap();
+    let offline = Hub { offline: true, ..hub.clone() };
+    let away = Hub { endpoint: "http://127.0.0.1:1".into(), ..hub.clone() };
+    for (model, lost) in [(&name(), vec!["modules.json", "1_Pooling/config.json"]), (&by_commit, vec!["tokenizer.json", "vocab.txt"])] {
+        std::fs::remove_file(folder.join(".cloze_complete")).unwrap();
+        lost.iter().for_each(|file| std::fs::remove_file(folder.join(file)).unwrap());
+        // without the network what is there is taken, if it is enough for an answer
+        let enough = !lost.contains(&"vocab.txt");
+        for hub in [&offline, &away] {
+            let found = hub.folder(model, &mut |_| ());
+            assert_eq!((found.is_ok(), hub.cached(model).is_some()), (enough, enough), "{found:?}");
+        }
+        server.seen.lock().unwrap().clear();
+        assert_eq!(hub.folder(model, &mut |_| ()).unwrap(), folder);
+        let seen: Vec<String> = std::mem::take(&mut *server.seen.lock().unwrap()).into_iter().map(|(_, path, _)| path).collect();
+        assert_eq!(seen[0], format!("/api/models/org/tiny/revision/{COMMIT}"), "its own commit, wherever the branch is by now");
+        assert!(seen[1..].iter().all(|path| lost.iter().any(|file| path.ends_with(file))), "only what is missing is fetched: {seen:?}");
+        assert!(lost.iter().all(|file| folder.join(file).exists()));
+        hub.folder(model, &mut |_| ()).unwrap();
+        assert!(server.seen.lock().unwrap().is_empty(), "now it is complete");
+    }
 }
 
 #[cfg(unix)]

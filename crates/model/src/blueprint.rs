@@ -314,6 +314,10 @@ impl Blueprint {
             }
             Position::Rotary { max, .. } if max == 0 || max > 1 << 24 => Some(format!("{max} positions")),
             Position::Learned { max, offset } if max <= offset || max > 1 << 20 => Some(format!("{max} positions with offset {offset}")),
+            // A text is at least a token between the two special ones.
+            position if position.longest() < 3 => {
+                Some(format!("the longest sequence is of {} tokens, expected at least 3", position.longest()))
+            }
             _ => None,
         }
     }

@@ -63,7 +63,7 @@ fn what_a_blueprint_cannot_say_is_refused_by_its_key() {
 
 #[test]
 fn broken_configurations_name_the_key() {
-    let cases: [(&str, Value, &[&str]); 24] = [
+    let cases: [(&str, Value, &[&str]); 25] = [
         ("model_type", json!("gpt9"), &["model_type", "gpt9", "bert"]),
         ("model_type", Value::Null, &["model_type", "a string", "nothing"]),
         ("model_type", json!(7), &["model_type", "a string", "7"]),
@@ -82,6 +82,7 @@ fn broken_configurations_name_the_key() {
         ("num_hidden_layers", json!(4096), &["parameters", "hold"]),
         ("intermediate_size", json!(65), &["model.safetensors", "intermediate.dense.weight", "65"]),
         ("max_position_embeddings", json!(0), &["positions"]),
+        ("max_position_embeddings", json!(2), &["longest sequence is of 2 tokens", "at least 3"]),
         ("max_position_embeddings", json!(u64::MAX), &["max_position_embeddings"]),
         ("hidden_act", json!("mish"), &["hidden_act", "mish", "gelu"]),
         ("hidden_act", json!([]), &["hidden_act", "a string"]),
@@ -104,7 +105,7 @@ fn broken_configurations_name_the_key() {
 /// What only some families have is refused by key as well.
 #[test]
 fn broken_configurations_of_other_families_name_the_key() {
-    let cases: [(&str, &str, Value, &[&str]); 22] = [
+    let cases: [(&str, &str, Value, &[&str]); 26] = [
         ("roberta", "position_embedding_type", json!("relative_key"), &["position_embedding_type", "relative_key", "absolute"]),
         ("roberta", "pad_token_id", json!("<pad>"), &["pad_token_id"]),
         ("roberta", "pad_token_id", json!(1u64 << 50), &["pad_token_id"]),
@@ -126,6 +127,10 @@ fn broken_configurations_of_other_families_name_the_key() {
         ("modernbert", "attention_bias", json!(true), &["attention_bias"]),
         ("modernbert", "classifier_pooling", json!("max"), &["classifier_pooling", "max"]),
         ("nomic_bert", "head_dim", json!(7), &["head_dim", "7"]),
+        ("nomic_bert", "rotary_scaling_factor", json!(2), &["rotary_scaling_factor", "2", "null"]),
+        ("gte", "rope_scaling", json!({"type": "ntk", "factor": 2.0}), &["rope_scaling", "ntk", "default"]),
+        ("modernbert", "rope_scaling", json!({"rope_type": "yarn", "factor": 4.0}), &["rope_scaling", "yarn"]),
+        ("nomic_bert", "rope_scaling", json!(4), &["rope_scaling", "4"]),
         ("roformer", "rotary_value", json!(true), &["rotary_value"]),
     ];
     let mut wrong = String::new();

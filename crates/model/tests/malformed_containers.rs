@@ -465,6 +465,7 @@ fn modules_of_sentence_transformers() {
         ("switched on", pooling(json!({"pooling_mode_mean_tokens": false}))),
         ("2 pooling modes", pooling(json!({"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": true}))),
         ("average", pooling(json!({"pooling_mode": "average"}))),
+        ("include_prompt", pooling(json!({"pooling_mode": "mean", "include_prompt": false}))),
         ("expected a name", pooling(json!({"pooling_mode": 3}))),
         ("2 pooling modes", pooling(json!({"pooling_mode": ["cls", "mean"]}))),
         ("3", pooling(json!({"pooling_mode": [3]}))),

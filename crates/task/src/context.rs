@@ -1,5 +1,6 @@
 //! What tasks know of the model they answer with, and what a caller may ask for.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cloze_model::Problem;
@@ -29,6 +30,9 @@ pub struct Settings {
     /// Prefix lengths that embeddings were trained to be cut to, the longest first (Kusupati et al. 2022); empty: whole.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dimensions: Vec<usize>,
+    /// Put before a text that is neither a query nor searched: one whose vector is asked for alone.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub default_prefix: String,
     /// Put before queries.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub query_prefix: String,
@@ -54,6 +58,7 @@ impl Default for Settings {
             normalize: true,
             dense: Vec::new(),
             dimensions: Vec::new(),
+            default_prefix: String::new(),
             query_prefix: String::new(),
             passage_prefix: String::new(),
             no_answer: false,
@@ -107,8 +112,13 @@ impl Settings {
         };
         self.normalize = found.model.normalize;
         self.max_length = found.model.max_seq_length;
-        self.query_prefix = found.model.prompts.get("query").cloned().unwrap_or_default();
-        self.passage_prefix = ["passage", "document"].iter().find_map(|name| found.model.prompts.get(*name)).cloned().unwrap_or_default();
+        // As `encode`, `encode_query` and `encode_document` choose: the prompt of that name, else the default one.
+        let prompts = &found.model.prompts;
+        let default = found.model.default_prompt.as_ref().and_then(|name| prompts.get(name)).cloned().unwrap_or_default();
+        let named = |names: &[&str]| names.iter().find_map(|name| prompts.get(*name)).unwrap_or(&default).clone();
+        self.query_prefix = named(&["query"]);
+        self.passage_prefix = named(&["document", "passage", "corpus"]);
+        self.default_prefix = default;
         self.dense = found.model.dense;
         Ok(())
     }
@@ -121,13 +131,27 @@ impl Settings {
             Pooling::Max => SentencePooling::Max,
             Pooling::Last => SentencePooling::Last,
         };
-        let prompts = [("query", &self.query_prefix), ("document", &self.passage_prefix)];
+        // Where there is a default prompt, a use without one says so.
+        let written = |text: &String| !text.is_empty() || !self.default_prefix.is_empty();
+        let mut prompts: BTreeMap<String, String> = [("query", &self.query_prefix), ("document", &self.passage_prefix)]
+            .into_iter()
+            .filter(|(_, text)| written(text))
+            .map(|(name, text)| (name.to_owned(), text.clone()))
+            .collect();
+        let default_prompt = (!self.default_prefix.is_empty()).then(|| {
+            let among = prompts.iter().find(|(_, text)| **text == self.default_prefix).map(|(name, _)| name.clone());
+            among.unwrap_or_else(|| {
+                prompts.insert("default".into(), self.default_prefix.clone());
+                "default".into()
+            })
+        });
         let embeds = matches!(self.task.as_deref(), Some("sentence-embedding" | "recommendation"));
         embeds.then(|| SentenceModel {
             pooling,
             normalize: self.normalize,
             max_seq_length: self.max_length,
-            prompts: prompts.iter().filter(|(_, p)| !p.is_empty()).map(|(name, p)| ((*name).to_owned(), (*p).clone())).collect(),
+            prompts,
+            default_prompt,
             ..SentenceModel::default()
         })
     }

@@ -97,6 +97,20 @@ pub enum TaskError {
         /// The mask token.
         mask: String,
     },
+    /// The tokenizer gives an id that the model's table of embeddings has no row for.
+    #[error(
+        "the tokenizer gives {what} id {id}, and config.json says {key} {rows}, so that ids are below {rows}; use the tokenizer's files that belong to the model"
+    )]
+    NoRow {
+        /// `token` or `segment`.
+        what: &'static str,
+        /// The id.
+        id: u32,
+        /// The key of config.json that says how many there are.
+        key: &'static str,
+        /// How many there are.
+        rows: usize,
+    },
     /// An input that the task cannot take.
     #[error("{task}: {problem}")]
     Input {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use cloze_model::head::pooling::Pooling;
-use cloze_model::{Input, Model};
+use cloze_model::{Blueprint, Input, Model};
 use cloze_tensor::{Backend, Dtype, Tape, Var, Weights};
 use cloze_text::{Batch, pack_lengths};
 
@@ -30,6 +30,7 @@ pub struct Packed<'a, B: Backend> {
 
 impl<B: Backend> Runner for Packed<'_, B> {
     fn run(&self, sequences: &[&Sequence]) -> Result<Vec<Output>, TaskError> {
+        sequences.iter().try_for_each(|s| has_rows(&self.model.blueprint, &s.ids, &s.segments))?;
         let lengths: Vec<usize> = sequences.iter().map(|s| s.len()).collect();
         let tokens = self.batch_tokens.max(lengths.iter().copied().max().unwrap_or(0));
         let mut outputs: Vec<Option<Output>> = vec![None; sequences.len()];
@@ -40,6 +41,24 @@ impl<B: Backend> Runner for Packed<'_, B> {
             }
         }
         Ok(outputs.into_iter().map(|o| o.unwrap_or(Output::Likelihoods(Vec::new()))).collect())
+    }
+}
+
+/// Whether the tables of a model have a row for every id. A tokenizer may have more tokens than the model, and two texts may be of two
+/// segments where the model knows one.
+///
+/// # Errors
+/// [`TaskError::NoRow`] names the first that is outside.
+pub fn has_rows(blueprint: &Blueprint, ids: &[u32], segments: &[u32]) -> Result<(), TaskError> {
+    let (tokens, kinds) = (blueprint.vocab_size, blueprint.type_vocab_size);
+    let outside = |ids: &[u32], rows: usize| ids.iter().copied().find(|&id| id as usize >= rows);
+    if let Some(id) = outside(ids, tokens) {
+        return Err(TaskError::NoRow { what: "token", id, key: "vocab_size", rows: tokens });
+    }
+    // Without a table nobody looks at segments.
+    match outside(segments, kinds).filter(|_| kinds > 0) {
+        Some(id) => Err(TaskError::NoRow { what: "segment", id, key: "type_vocab_size", rows: kinds }),
+        None => Ok(()),
     }
 }
 

@@ -74,9 +74,12 @@ impl Task for SentenceEmbedding {
         let row = rows::input(self.name(), self.fields(), input)?;
         let text = row.value.get("text").and_then(Value::as_str).ok_or_else(|| missing(self.name(), "text"))?;
         let settings = &context.settings;
-        let (first, cut) = embed(context, &settings.query_prefix, text)?;
+        let pair = row.get("pair").and_then(Value::as_str);
+        // A text alone is no query: it gets what sentence-transformers' `encode` puts before it, which is nothing for most models.
+        let prefix = if pair.is_some() { &settings.query_prefix } else { &settings.default_prefix };
+        let (first, cut) = embed(context, prefix, text)?;
         let mut sequences = vec![first];
-        if let Some(pair) = row.get("pair").and_then(Value::as_str) {
+        if let Some(pair) = pair {
             sequences.push(embed(context, &settings.passage_prefix, pair)?.0);
         }
         let (context, options) = (Arc::clone(context), options.clone());

@@ -103,6 +103,47 @@ fn labels_come_with_probabilities_the_likeliest_first() {
     assert!(close(&answer[0]["score"], 3.5));
 }
 
+/// A text whose vector is asked for alone gets the default prefix, as sentence-transformers' `encode` has it; in pairs the first is a query.
+#[test]
+fn prefixes_of_embeddings_stand_before_what_they_are_for() {
+    let pieces = WORDS.split_whitespace().map(String::from).collect();
+    let tokenizer = Tokenizer::from_pieces(pieces, WordPieceOptions::default()).unwrap();
+    let settings = Settings { query_prefix: "where ".into(), passage_prefix: "in ".into(), ..Settings::default() };
+    let with = |default: &str| {
+        let settings = Settings { default_prefix: default.into(), ..settings.clone() };
+        Arc::new(Context { tokenizer: tokenizer.clone(), labels: vec![], problem: Problem::SingleLabel, max_length: 16, settings })
+    };
+    let texts = |context: &Arc<Context>, input: Value| {
+        let job = require("sentence-embedding").unwrap().encode(context, &input, &Options::default()).unwrap();
+        job.sequences.iter().map(|s| context.tokenizer.decode(&s.ids, true).unwrap()).collect::<Vec<_>>()
+    };
+    let pair = json!({"text": "the cat", "pair": "paris"});
+    assert_eq!(texts(&with(""), json!("the cat")), ["the cat"]);
+    assert_eq!(texts(&with("who "), json!("the cat")), ["who the cat"]);
+    assert_eq!(texts(&with("who "), pair), ["where the cat", "in paris"]);
+
+    // written and read by sentence-transformers' files
+    let folder = tempfile::tempdir().unwrap();
+    let cases = [
+        ("", "where ", Value::Null),
+        ("in ", "where ", json!("document")),
+        ("who ", "where ", json!("default")),
+        ("who ", "", json!("default")),
+    ];
+    for (default, query, name) in cases {
+        let task = Some("sentence-embedding".into());
+        let settings = Settings { task, default_prefix: default.into(), query_prefix: query.into(), ..settings.clone() };
+        settings.write(folder.path(), 8).unwrap();
+        assert_eq!(Settings::read(folder.path()).unwrap(), settings);
+        std::fs::remove_file(folder.path().join("cloze_task.json")).unwrap();
+        std::fs::write(folder.path().join("config.json"), r#"{"hidden_size": 8}"#).unwrap();
+        assert_eq!(Settings::read(folder.path()).unwrap(), settings);
+        let general = std::fs::read(folder.path().join("config_sentence_transformers.json")).unwrap();
+        let general: Value = serde_json::from_slice(&general).unwrap();
+        assert_eq!(general["default_prompt_name"], name);
+    }
+}
+
 /// Logits that name the label of each asked row by its token id.
 fn tagger(labels: usize, of: impl Fn(u32) -> usize) -> impl Fn(&Sequence) -> Output {
     move |s| {

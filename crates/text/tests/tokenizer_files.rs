@@ -84,6 +84,25 @@ fn the_files_say_what_hugging_face_reads() {
     assert!(std::fs::read_dir(folder.path()).unwrap().count() == 4, "no temporary file is left");
 }
 
+/// Texts that are too long go on losing the end that they lost, and a limit that no file names is not made up.
+#[test]
+fn what_a_wordpiece_config_says_of_length_is_saved_again() {
+    let (folder, _) = saved(WordPieceOptions::default());
+    let mut config = json_of(folder.path(), "tokenizer_config.json");
+    config["truncation_side"] = "left".into();
+    config.as_object_mut().unwrap().remove("model_max_length");
+    write(folder.path(), "tokenizer_config.json", config.to_string());
+    let tokenizer = Tokenizer::load(folder.path()).unwrap();
+    let again = tempfile::tempdir().unwrap();
+    tokenizer.save(again.path()).unwrap();
+    let config = json_of(again.path(), "tokenizer_config.json");
+    assert_eq!((config["truncation_side"].as_str(), config.get("model_max_length")), (Some("left"), None));
+    let loaded = Tokenizer::load(again.path()).unwrap();
+    let cut = loaded.encode_truncated("the sea the sea sea", 4).unwrap();
+    assert_eq!(cut.ids, tokenizer.encode_truncated("the sea the sea sea", 4).unwrap().ids);
+    assert_eq!(cut.ids, [2, 9, 9, 3]);
+}
+
 #[test]
 fn special_tokens_and_continuations() {
     let (_, tokenizer) = saved(WordPieceOptions::default());

@@ -278,6 +278,7 @@ impl FinetuneRun {
         settings.dense.clear(); // what is learned is the pooled vector itself
         settings.max_length = Some(self.max_length);
         settings.dimensions.clone_from(&self.dimensions);
+        settings.default_prefix.clear(); // what stands before texts is what the recipe says
         settings.query_prefix.clone_from(&self.query_prefix);
         settings.passage_prefix.clone_from(&self.passage_prefix);
         if let Some(name) = &self.pooling {

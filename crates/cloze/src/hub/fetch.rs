@@ -9,13 +9,14 @@ use std::time::Duration;
 use cloze_model::files::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use cloze_model::files::join::safe_join;
 use cloze_task::context::SETTINGS_FILE;
+use cloze_train::files::replace_file;
 use serde_json::Value;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use crate::convert::BESIDE;
 
-use super::{Hub, HubError, Name, Progress, is_commit, shards_are_there};
+use super::{COMPLETE, Hub, HubError, Name, Progress, is_commit, shards_are_there};
 
 /// Whether a model is loaded from a file of this name, beside its weights.
 fn is_wanted(name: &str) -> bool {
@@ -34,10 +35,14 @@ struct Session<'a> {
     agent: ureq::Agent,
 }
 
-/// Fetch a model; its snapshot.
-pub(super) fn fetch(hub: &Hub, name: &Name, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf, HubError> {
+/// Fetch a model, or what a snapshot of it lacks, whose commit is `begun`; its snapshot.
+pub(super) fn fetch(hub: &Hub, name: &Name, begun: Option<&str>, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf, HubError> {
     let session = Session { hub, name, agent: agent() };
-    let (commit, files) = session.listing()?;
+    let (commit, files) = match session.listing(begun.unwrap_or(&name.revision)) {
+        Ok(listed) => listed,
+        // Whoever cannot ask is served as one who may not.
+        Err(fault) => return hub.cached(name).ok_or(fault),
+    };
     let repository = hub.repository(name);
     let snapshot = repository.join("snapshots").join(&commit);
     for folder in [&snapshot, &repository.join("blobs"), &repository.join("refs")] {
@@ -48,22 +53,30 @@ pub(super) fn fetch(hub: &Hub, name: &Name, progress: &mut dyn FnMut(Progress)) 
         let some = files.iter().take(12).cloned().collect::<Vec<_>>().join(", ");
         return Err(HubError::NoWeights { model: name.to_string(), files: some });
     }
-    for file in wanted {
+    for file in &wanted {
         session.file(&repository, &snapshot, &commit, file, progress)?;
     }
     if !shards_are_there(&snapshot) {
         let fault = "the index of the weights names shards that the repository does not have".into();
         return Err(HubError::Answer { url: format!("{}/{}", hub.endpoint, name.repository), fault });
     }
-    // Last: with it the name leads to the snapshot.
-    if name.revision != commit {
+    // With it the name leads to the snapshot.
+    if name.revision != commit && begun.is_none() {
         let path = repository.join("refs").join(&name.revision);
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(HubError::file(parent, "make"))?;
         }
         std::fs::write(&path, &commit).map_err(HubError::file(&path, "write"))?;
     }
+    // Last. A cache that may not be written is asked about again, which is no reason to fail.
+    let names = wanted.iter().map(|name| format!("{name}\n")).collect::<String>();
+    let _ = replace_file(&snapshot.join(COMPLETE), |out| out.write_all(names.as_bytes()));
     Ok(snapshot)
+}
+
+/// Folder and name of a file.
+fn parts(file: &str) -> (&str, &str) {
+    file.rsplit_once('/').unwrap_or(("", file))
 }
 
 /// Those of a repository's files that a model is loaded from: safetensors where there are any, else PyTorch's, for `cloze convert`.
@@ -78,13 +91,17 @@ fn wanted(files: &[String]) -> Vec<&String> {
     let torch = |f: &str| {
         f == "pytorch_model.bin" || f == "pytorch_model.bin.index.json" || (f.starts_with("pytorch_model-") && f.ends_with(".bin"))
     };
-    let has = |kind: &dyn Fn(&str) -> bool| files.iter().any(|f| top(f) && kind(f));
-    let weights: &dyn Fn(&str) -> bool = if has(&safetensors) { &safetensors } else { &torch };
+    // Each folder by itself: a module may be of another kind than the encoder.
+    let weights = |f: &str| {
+        let (folder, file) = parts(f);
+        let mut beside = files.iter().map(|other| parts(other)).filter(|(place, _)| *place == folder);
+        if beside.any(|(_, name)| safetensors(name)) { safetensors(file) } else { torch(file) }
+    };
     // `1_Pooling/config.json`, `2_Dense/model.safetensors`: modules of sentence-transformers.
     let module = |f: &str| {
         f.split_once('/').is_some_and(|(folder, file)| {
             let numbered = folder.split_once('_').is_some_and(|(n, _)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-            numbered && (weights(file) || is_wanted(file))
+            numbered && (weights(f) || is_wanted(file))
         })
     };
     files.iter().filter(|f| is_wanted(f) || (top(f) && weights(f)) || module(f)).collect()
@@ -130,9 +147,9 @@ impl Session<'_> {
         }
     }
 
-    /// The commit that the revision is at, and its files.
-    fn listing(&self) -> Result<(String, Vec<String>), HubError> {
-        let url = format!("{}/api/models/{}/revision/{}", self.hub.endpoint, self.name.repository, self.name.revision.replace('/', "%2F"));
+    /// The commit that a revision is at, and its files.
+    fn listing(&self, revision: &str) -> Result<(String, Vec<String>), HubError> {
+        let url = format!("{}/api/models/{}/revision/{}", self.hub.endpoint, self.name.repository, revision.replace('/', "%2F"));
         let mut request = self.agent.get(&url);
         if let Some(bearer) = self.bearer() {
             request = request.header("authorization", bearer);

@@ -8,9 +8,10 @@
 //!     snapshots/<commit>/<file>      links to them: this is the model folder
 //! ```
 //!
-//! What is in the cache is used without asking anybody. What is not is fetched from `HF_ENDPOINT` (<https://huggingface.co>), unless `HF_HUB_OFFLINE` is set:
-//! weights as safetensors, the configuration, the tokenizer; never code. A broken download goes on where it broke off; every file is checked against
-//! its hash before it gets its name.
+//! A snapshot that Cloze fetched is used without asking anybody: `.cloze_complete` in it, written last, names the files that belong to it. Other
+//! programs fetch a file when they need it and leave the others out, so that what they began is asked about once, at its own commit, and completed. What is
+//! missing is fetched from `HF_ENDPOINT` (<https://huggingface.co>), unless `HF_HUB_OFFLINE` is set: weights as safetensors, the configuration, the
+//! tokenizer; never code. A broken download goes on where it broke off; every file is checked against its hash before it gets its name.
 
 mod fetch;
 
@@ -23,7 +24,7 @@ use cloze_model::files::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 pub enum HubError {
     /// The cache lacks it, and the network may not be asked.
     #[error(
-        "{model} is not in the cache ({cache}), and HF_HUB_OFFLINE forbids the network; unset it, or copy a model folder here and give its path"
+        "{model} is not in the cache ({cache}) with configuration, weights and tokenizer, and HF_HUB_OFFLINE forbids the network; unset it, or copy a model folder here and give its path"
     )]
     Offline {
         /// Name and revision.
@@ -260,23 +261,23 @@ impl Hub {
         self.cache.join(format!("models--{}", name.repository.replace('/', "--")))
     }
 
-    /// The snapshot of a model that is in the cache and complete.
-    pub fn cached(&self, name: &Name) -> Option<PathBuf> {
+    /// The commit of a model that the cache knows, and its snapshot, which may lack files.
+    fn known(&self, name: &Name) -> Option<(String, PathBuf)> {
         let repository = self.repository(name);
         let commit = match std::fs::read_to_string(repository.join("refs").join(&name.revision)) {
             Ok(commit) => commit.trim().to_owned(),
             Err(_) => name.revision.clone(),
         };
-        if !is_commit(&commit) {
-            return None;
-        }
-        let snapshot = repository.join("snapshots").join(commit);
-        let there = |file: &str| snapshot.join(file).exists();
-        let weights = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
-        if there(ADAPTER_CONFIG) && there(ADAPTER_WEIGHTS) {
-            return Some(snapshot);
-        }
-        (there("config.json") && weights.into_iter().any(there) && shards_are_there(&snapshot)).then_some(snapshot)
+        let snapshot = repository.join("snapshots").join(&commit);
+        is_commit(&commit).then_some((commit, snapshot))
+    }
+
+    /// The snapshot of a model that can be used without the network: all that was fetched of it is there, or, where another program brought it
+    /// into the cache, its configuration, its weights and a tokenizer.
+    pub fn cached(&self, name: &Name) -> Option<PathBuf> {
+        let (_, snapshot) = self.known(name)?;
+        let usable = has_adapter(&snapshot) || has_weights(&snapshot) && has_tokenizer(&snapshot);
+        (usable || is_complete(&snapshot)).then_some(snapshot)
     }
 
     /// The model's folder: from the cache, or fetched into it. A branch that is in the cache is not asked about again: give a revision, or remove its `refs`, to
@@ -285,14 +286,44 @@ impl Hub {
     /// # Errors
     /// Says what is missing and what to do.
     pub fn folder(&self, name: &Name, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf, HubError> {
-        if let Some(snapshot) = self.cached(name) {
-            return Ok(snapshot);
+        let known = self.known(name);
+        if let Some((_, snapshot)) = known.as_ref().filter(|(_, snapshot)| is_complete(snapshot)) {
+            return Ok(snapshot.clone());
         }
         if self.offline {
-            return Err(HubError::Offline { model: name.to_string(), cache: self.cache.clone() });
+            return self.cached(name).ok_or_else(|| HubError::Offline { model: name.to_string(), cache: self.cache.clone() });
         }
-        fetch::fetch(self, name, progress)
+        // What was begun is completed, even if its branch is somewhere else by now.
+        let begun = known.filter(|(_, snapshot)| has_adapter(snapshot) || has_weights(snapshot)).map(|(commit, _)| commit);
+        fetch::fetch(self, name, begun.as_deref(), progress)
     }
+}
+
+/// Names the files that belong to a snapshot, a line each; written when all of them are there.
+pub(crate) const COMPLETE: &str = ".cloze_complete";
+
+/// Whether a snapshot was fetched to its end, and nothing of it was removed since.
+fn is_complete(snapshot: &Path) -> bool {
+    let names = std::fs::read_to_string(snapshot.join(COMPLETE));
+    names.is_ok_and(|names| !names.is_empty() && names.lines().all(|name| snapshot.join(name).exists()))
+}
+
+/// Whether it is an adapter, which needs no other files.
+fn has_adapter(snapshot: &Path) -> bool {
+    [ADAPTER_CONFIG, ADAPTER_WEIGHTS].iter().all(|file| snapshot.join(file).exists())
+}
+
+/// Whether the configuration and the weights are there.
+fn has_weights(snapshot: &Path) -> bool {
+    let there = |file: &str| snapshot.join(file).exists();
+    let weights = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+    there("config.json") && weights.into_iter().any(there) && shards_are_there(snapshot)
+}
+
+/// Whether one of the files is there that a tokenizer is read from.
+fn has_tokenizer(snapshot: &Path) -> bool {
+    let whole = ["tokenizer.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model"];
+    whole.iter().any(|file| snapshot.join(file).exists())
 }
 
 /// A commit is known by the hexadecimal digits of its hash.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::blueprint::{Blueprint, Position};
 use crate::error::ModelError;
-use crate::files::config::{Config, act_name};
+use crate::files::config::{Config, act_name, brief};
 use crate::params::Spec;
 use crate::registry::TensorName;
 
@@ -115,8 +115,15 @@ pub(super) fn bert_blueprint(c: &Config, offset: usize, segments: usize, eps: f3
     })
 }
 
-/// The base of the rotary angles: in `rope_parameters` (there under `kind`, where layers differ), or under the older key.
+/// The base of the rotary angles: in `rope_parameters` (there under `kind`, where layers differ), or under the older key. Angles that are
+/// scaled are refused under each key that says so: without the scale every answer would be another.
 pub(super) fn rope_theta(c: &Config, kind: Option<&str>, key: &'static str, default: f32) -> Result<f32, ModelError> {
+    if let Some(scaling) = c.get("rope_scaling") {
+        let kinds = ["rope_type", "type"].map(|key| scaling.get(key));
+        if !scaling.is_object() || kinds.into_iter().flatten().any(|kind| kind.as_str() != Some("default")) {
+            return Err(c.unknown("rope_scaling", &brief(scaling), "null, or rope_type \"default\": angles that are not scaled"));
+        }
+    }
     let parameters = c.get("rope_parameters").and_then(|p| kind.map_or(Some(p), |kind| p.get(kind)));
     let Some(parameters) = parameters else { return c.number_or(key, default) };
     match parameters.get("rope_type").and_then(Value::as_str) {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::layout::{answers, bert_config, decimal, layer, one, rope_theta, rows_of_positions, stacked, theta_of};
 use crate::blueprint::{Blueprint, Mlp, Position};
 use crate::error::ModelError;
-use crate::files::config::Config;
+use crate::files::config::{Config, brief};
 use crate::model::Model;
 use crate::params::Spec;
 use crate::registry::{Class, Copied, Family, TensorName};
@@ -30,6 +30,9 @@ fn blueprint(c: &Config) -> Result<Blueprint, ModelError> {
     }
     if c.number_or("rotary_emb_fraction", 1.0)? != 1.0 {
         return Err(c.unknown("rotary_emb_fraction", "a part of the components", "1.0: all of them"));
+    }
+    if let Some(factor) = c.get("rotary_scaling_factor") {
+        return Err(c.unknown("rotary_scaling_factor", &brief(factor), "null: angles that are not scaled"));
     }
     let key = |usual: &'static str, other: &'static str| if c.get(usual).is_some() { usual } else { other };
     let base = Blueprint::bert(

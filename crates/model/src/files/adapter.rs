@@ -482,13 +482,14 @@ impl Adapted {
     /// # Errors
     /// When a file cannot be read.
     pub fn beside(&self) -> Result<Beside<'_>, ModelError> {
-        let Some(adapter) = &self.adapter else {
-            let model = Model::adapted(self.model.family, self.model.blueprint.clone(), self.model.heads.clone(), &Adaptation::default());
-            return Ok(Beside { adapted: self, model });
-        };
+        let with =
+            |adaptation: &Adaptation| Model::adapted(self.model.family, self.model.blueprint.clone(), self.model.heads.clone(), adaptation);
+        let plain = with(&Adaptation::default());
+        let Some(adapter) = &self.adapter else { return Ok(Beside { adapted: self, model: plain }) };
         let Some(family) = family(self.model.family) else { unreachable!("a model is made by a family of the registry") };
         let mut chosen = BTreeMap::new();
-        for spec in self.model.table().specs().iter().filter(|s| matches!(s.role, Role::Hidden { .. })) {
+        // The projection of the embeddings, too: it is no layer's, but the body's. What is the model's own is merged; see [`Beside::lend`].
+        for spec in plain.body_specs().filter(|s| s.role != Role::Vector) {
             for part in (family.names)(spec, &self.model.blueprint) {
                 let names = candidates(family, spec, &part);
                 let rank = names.iter().find_map(|name| adapter.updates.get(name.strip_suffix(".weight")?));
@@ -497,8 +498,7 @@ impl Adapted {
                 }
             }
         }
-        let adaptation = Adaptation { dropout: 0.0, modules: chosen };
-        let model = Model::adapted(self.model.family, self.model.blueprint.clone(), self.model.heads.clone(), &adaptation);
+        let model = with(&Adaptation { dropout: 0.0, modules: chosen });
         Ok(Beside { adapted: self, model })
     }
 }

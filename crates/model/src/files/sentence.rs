@@ -140,7 +140,7 @@ impl SentenceModel {
         let value = read_json(&path)?;
         let modules = value.as_array().ok_or_else(|| fault(format!("expected a list of modules, found {}", brief(&value))))?;
         let mut encoder = None;
-        let mut pooling = None;
+        let (mut pooling, mut pooling_config) = (None, path.clone());
         let mut model = SentenceModel::default();
         for (i, module) in modules.iter().enumerate() {
             let text = |key: &str| {
@@ -155,7 +155,10 @@ impl SentenceModel {
                     model.max_seq_length = max_seq_length(&place)?;
                     encoder = Some(place);
                 }
-                Some("Pooling") if encoder.is_some() && pooling.is_none() => pooling = Some(read_pooling(&place.join(CONFIG))?),
+                Some("Pooling") if encoder.is_some() && pooling.is_none() => {
+                    pooling_config = place.join(CONFIG);
+                    pooling = Some(read_pooling(&pooling_config)?);
+                }
                 Some("Dense") if pooling.is_some() && !model.normalize => model.dense.push(SentenceDense::read(&place)?),
                 Some("Normalize") if pooling.is_some() => model.normalize = true,
                 Some("Dropout") => {}
@@ -182,6 +185,15 @@ impl SentenceModel {
             width = Some(dense.out_features);
         }
         model.read_prompts(&folder.join("config_sentence_transformers.json"))?;
+        // Without it the tokens of a prompt are left out of the mean.
+        let include = read_json(&pooling_config)?.get("include_prompt").and_then(Value::as_bool);
+        if include == Some(false) && model.prompts.values().any(|text| !text.is_empty()) {
+            let fault =
+                "`include_prompt` is false, and config_sentence_transformers.json has prompts: Cloze pools the tokens of a prompt, too; \
+                         take the prompts away, or say true where the model was trained so"
+                    .into();
+            return Err(ModelError::Modules { path: pooling_config, fault });
+        }
         Ok(Some(SentenceFolder { encoder, model }))
     }
 

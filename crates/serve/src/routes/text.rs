@@ -107,7 +107,7 @@ pub(crate) fn encode_all(
 
 fn prompt_of<'s>(served: &'s Served, name: Option<&str>) -> Result<&'s str, ApiError> {
     let card = served.engine.card();
-    let Some(name) = name else { return Ok("") };
+    let Some(name) = name else { return Ok(&served.engine.context().settings.default_prefix) };
     card.prompts.get(name).map(String::as_str).ok_or_else(|| {
         let known: Vec<&str> = card.prompts.keys().map(String::as_str).collect();
         let known = if known.is_empty() { "the model has none".to_owned() } else { format!("the model has {}", known.join(", ")) };

@@ -196,7 +196,13 @@ impl Tokenizer {
         config.insert("do_lower_case".into(), normalization.lowercase.into());
         config.insert("strip_accents".into(), normalization.strip_accents.into());
         config.insert("tokenize_chinese_chars".into(), normalization.split_cjk.into());
-        config.insert("model_max_length".into(), self.config.model_max_length.unwrap_or(512).into());
+        // A limit that nobody knows is none; readers take the model's own.
+        if let Some(limit) = self.config.model_max_length {
+            config.insert("model_max_length".into(), limit.into());
+        }
+        if self.config.truncate_left {
+            config.insert("truncation_side".into(), "left".into());
+        }
         config.insert("clean_up_tokenization_spaces".into(), wordpiece.options().cleanup.into());
         let decoder: Map<String, Value> = added_tokens(wordpiece).into_iter().map(|(id, token)| (id.to_string(), token)).collect();
         config.insert("added_tokens_decoder".into(), decoder.into());

@@ -93,7 +93,10 @@ impl Tokenizer {
     /// When a piece is repeated, or the unknown token or a token of the template is missing.
     pub fn from_pieces(pieces: Vec<String>, options: WordPieceOptions) -> Result<Self, TokenizerError> {
         let wordpiece = WordPiece::new(pieces, options, Path::new("vocabulary"))?;
-        Ok(Self::of(Kind::WordPiece(Box::new(wordpiece)), TokenizerConfig::default()))
+        // BERT's usual limit, for a tokenizer that is not of a model yet; one that is read has the limit of its files, or none.
+        let mut config = TokenizerConfig::default();
+        config.model_max_length = Some(512);
+        Ok(Self::of(Kind::WordPiece(Box::new(wordpiece)), config))
     }
 
     fn of(kind: Kind, config: TokenizerConfig) -> Self {
