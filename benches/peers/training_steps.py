@@ -4,7 +4,7 @@
     training_steps.py --rows cola.train.tsv --model all-MiniLM-L6-v2 --cloze target/release/cloze --work DIR
 
 1. Without dropout, all rows in one batch (so that their order means nothing), a constant learning rate: loss and norm of the gradient of every step.
-2. With dropout at a learning rate of nothing: the mean loss and the mean norm over many draws, which must agree within their standard errors.
+2. With dropout at a learning rate of nothing, after six such steps: the mean loss and the mean norm over many draws, which must agree within their standard errors.
 
 Differences between figures of single runs, as finetune.py makes them, are then those of order and draws. Needs torch, transformers, accelerate.
 """
@@ -82,7 +82,9 @@ def main():
             print(f"| {i + 1} | {a[0]:.6f} | {b[0]:.6f} | {a[1]:.5f} | {b[1]:.5f} |")
     print(f"\nLargest difference of the loss in {args.steps} steps: {max(abs(a[0] - b[0]) for a, b in zip(theirs, ours)):.1e}\n")
 
-    trained = args.work / "steps" / "model"
+    # Some steps on, the head is no longer near zero, and the loss not yet either.
+    cloze(args, start, args.work / "some", 6, dropout=0.0, **{"optimizer.lr": RATE, "optimizer.weight_decay": DECAY})
+    trained = args.work / "some" / "model"
     noisy = load(trained, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, classifier_dropout=0.1).train()
     theirs = []
     for _ in range(args.draws):
@@ -93,7 +95,7 @@ def main():
     ours = cloze(args, trained, args.work / "draws", args.draws, dropout=0.1, **{"optimizer.lr": 1e-12, "optimizer.weight_decay": 0.0})
     print("| dropout 0.1 | mean loss | mean norm of the gradient |\n|---|---|---|")
     for who, found in (("transformers", theirs), ("Cloze", ours)):
-        cells = [f"{statistics.mean(v):.6f} ± {statistics.stdev(v) / len(v) ** 0.5:.6f}" for v in zip(*found)]
+        cells = [f"{statistics.mean(v):.4f} ± {statistics.stdev(v) / len(v) ** 0.5:.4f}" for v in zip(*found)]
         print(f"| {who} | {' | '.join(cells)} |")
 
 
