@@ -46,7 +46,9 @@ pub fn from_defaults<T: DeserializeOwned + Serialize>(defaults: &T, changes: &[S
     let mut table = toml::Table::try_from(defaults).map_err(|e| set_error("", e.to_string()))?;
     // Another kind of a thing has other keys: the defaults of the kind before go with it.
     for change in changes {
-        let Some((path, kind)) = change.split_once('=').and_then(|(key, kind)| Some((key.trim().strip_suffix(".kind")?, kind))) else { continue };
+        let Some((path, kind)) = change.split_once('=').and_then(|(key, kind)| Some((key.trim().strip_suffix(".kind")?, kind))) else {
+            continue;
+        };
         let found = path.split('.').try_fold(&mut table, |at, part| at.get_mut(part)?.as_table_mut());
         if let Some(found) = found.filter(|t| t.get("kind").and_then(toml::Value::as_str) != Some(kind.trim().trim_matches('"'))) {
             found.clear();
