@@ -179,11 +179,8 @@ impl State {
         // two points a column is what braille can show
         let TrainingLoss { raw, smoothed } = self.curve.training_loss(2 * usize::from(area.width.max(10)));
         let evals = self.curve.evals();
-        let held_out: Vec<(f64, f64)> = evals
-            .iter()
-            .filter_map(|eval| Some((eval.step as f64, *eval.metrics.get("loss")?)))
-            .filter(|(_, loss)| loss.is_finite())
-            .collect();
+        let held_out: Vec<(f64, f64)> =
+            evals.iter().filter_map(|eval| Some((eval.step as f64, eval.loss()?))).filter(|(_, loss)| loss.is_finite()).collect();
         let block = panel("loss");
         if smoothed.is_empty() {
             frame.render_widget(Paragraph::new("waiting for the first step …").style(NAME).block(block), area);

@@ -1,6 +1,6 @@
 //! A model: a body, its heads, and the table of all their parameters.
 
-use cloze_tensor::{Backend, Tape, Var};
+use cloze_tensor::{Backend, Param, Tape, Var};
 
 use crate::adaptation::{Adaptation, Update};
 use crate::block::Builder;
@@ -191,6 +191,13 @@ impl Model {
     /// The low-rank updates of its body's matrices; none unless it was adapted.
     pub fn updates(&self) -> &[Update] {
         &self.updates
+    }
+
+    /// Parameters that no loss depends on: each is added to all scores of a softmax alike. But for rounding their gradient is zero.
+    pub fn shifts(&self) -> impl Iterator<Item = Param> {
+        let choice = self.multiple_choice.as_ref().and_then(MultipleChoice::shift);
+        let span = self.question_answering.as_ref().and_then(QuestionAnswering::shift);
+        choice.into_iter().chain(span)
     }
 
     /// The body.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cloze_model::{Input, Model};
 use cloze_tensor::{Backend, Dtype, Tape, Tensor, Weights};
 use cloze_text::Batch;
+use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 
@@ -86,16 +87,38 @@ pub trait Losses {
     fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums;
 }
 
+/// Where the data of a course stands: enough, with the recipe, to go on exactly.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cursor {
+    /// Samples taken: of the present sequence length, where the course has one.
+    pub samples: u64,
+    /// The stretch of the run that this is in; absent where samples are the same for the whole run, and before the first step.
+    pub stretch: Option<Stretch>,
+}
+
+/// A stretch of a run in which the sequence length stays the same. Another length cuts the text into other samples, so that their
+/// number means nothing across stretches; passes over the text go on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stretch {
+    /// Tokens of a sequence at most.
+    pub sequence_length: usize,
+    /// Samples taken when it began.
+    pub samples: u64,
+    /// Passes over the data when it began.
+    pub epochs: f64,
+}
+
 /// A source of batches with its losses and its evaluation.
 pub trait Course: Losses {
     /// The micro-batches of the next optimizer step, at `progress` (0 … 1) of the run; the position moves on.
     fn next(&mut self, progress: f64) -> Result<Vec<Batch>, TrainError>;
 
-    /// Where the data stands: enough, with the recipe, to go on exactly.
-    fn cursor(&self) -> u64;
+    /// Where the data stands.
+    fn cursor(&self) -> Cursor;
 
-    /// Go back to a position.
-    fn seek(&mut self, cursor: u64);
+    /// Go back to where it stood.
+    fn seek(&mut self, cursor: Cursor);
 
     /// Passes over the data so far.
     fn epochs(&self) -> f64;

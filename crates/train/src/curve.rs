@@ -113,10 +113,10 @@ impl Curve {
         let mut figure = Panel::new("loss", 330.0);
         figure.lines.push(Line { class: "raw", name: "training, each step", points: thin(&loss, 900) });
         figure.lines.push(Line { class: "train", name: "training, smoothed", points: thin(&smooth(&loss), 400) });
-        figure.dots = self.dots("loss");
+        figure.dots = self.dots(Eval::loss);
         panels.push(figure);
 
-        let accuracy_dots = self.dots("accuracy");
+        let accuracy_dots = self.dots(Eval::accuracy);
         if accuracy_dots.iter().any(|dots| !dots.points.is_empty()) {
             let mut figure = Panel::new("accuracy", 130.0);
             figure.lines.push(Line { class: "train", name: "", points: thin(&smooth(&accuracy), 400) });
@@ -161,7 +161,7 @@ impl Curve {
             parts.push(format!("{:.1} min", record.seconds / 60.0));
         }
         for (name, evals) in &self.evals {
-            let loss = |eval: &Eval| eval.metrics.get("loss").copied().filter(|loss| loss.is_finite());
+            let loss = |eval: &Eval| eval.loss().filter(|loss| loss.is_finite());
             if let Some(best) = evals.values().filter_map(loss).min_by(f64::total_cmp) {
                 parts.push(format!("best {name} loss {best:.3}"));
             }
@@ -169,13 +169,10 @@ impl Curve {
         parts.join(" · ")
     }
 
-    fn dots(&self, metric: &str) -> Vec<Dots> {
+    fn dots(&self, figure: fn(&Eval) -> Option<f64>) -> Vec<Dots> {
         let sets = self.evals.iter().enumerate().map(|(place, (name, evals))| {
-            let points: Vec<(f64, f64)> = evals
-                .values()
-                .filter_map(|eval| Some((eval.step as f64, *eval.metrics.get(metric)?)))
-                .filter(|(_, value)| value.is_finite())
-                .collect();
+            let points: Vec<(f64, f64)> =
+                evals.values().filter_map(|eval| Some((eval.step as f64, figure(eval)?))).filter(|(_, value)| value.is_finite()).collect();
             let best = evals.values().rev().find(|eval| eval.best).map(|eval| eval.step as f64);
             Dots { class: if place == 0 { "eval" } else { "eval2" }, name: name.clone(), points, best }
         });
@@ -351,6 +348,25 @@ mod tests {
             std::fs::write(path, large).unwrap();
         }
         insta::assert_snapshot!(svg);
+    }
+
+    /// Pre-training has its figures by the name of the loss.
+    #[test]
+    fn held_out_figures_of_a_pretraining() {
+        let eval = |step, loss, accuracy| {
+            let metrics = [("mlm_loss", loss), ("mlm_accuracy", accuracy), ("nsp_loss", 0.5), ("nsp_accuracy", 0.9), ("perplexity", 8.0)];
+            let metrics = metrics.map(|(name, value)| (name.to_owned(), value)).into();
+            Event::Eval(Eval { step, name: "dev".into(), metrics, best: true, ..Eval::default() })
+        };
+        let step = |step| Event::Step(Record { step, loss: 4.0, accuracy: Some(0.2), ..Record::default() });
+        let curve = curve(&[step(1), eval(1, 3.5, 0.25), step(2), eval(2, 2.5, 0.375)]);
+        // as in training, the loss is that of both heads, and the accuracy that of the language model
+        let points = |figure| curve.dots(figure)[0].points.clone();
+        assert_eq!(points(Eval::loss), [(1.0, 4.0), (2.0, 3.0)]);
+        assert_eq!(points(Eval::accuracy), [(1.0, 0.25), (2.0, 0.375)]);
+        let svg = curve.svg();
+        assert!(svg.contains("best dev loss 3.000") && svg.contains(">accuracy<"), "{svg}");
+        assert_eq!(Eval::default().loss().or(Eval::default().accuracy()), None);
     }
 
     #[test]

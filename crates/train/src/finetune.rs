@@ -299,7 +299,7 @@ pub struct Finetuned {
     pub outcome: Outcome,
     /// The labels.
     pub labels: Vec<String>,
-    /// Figures on the dev rows under the best weights.
+    /// Figures on the dev rows under the best weights; none where it was stopped.
     pub figures: Figures,
     /// The figure that chose them.
     pub goal: String,
@@ -489,16 +489,17 @@ pub fn finetune<B: Backend>(
         config: run::to_json(given),
     };
     let outcome = fit::fit(&mut trainer, &mut course, &plan, &run.out, resume, observers, control)?;
-    let weights = trainer.model().frozen(backend, &outcome.values, device.dtype);
-    let figures = course.figures(backend, trainer.model(), &weights, device.dtype)?;
     let folder = run.out.join("model");
-    let mut suspects = Vec::new();
+    let (mut figures, mut suspects) = (Figures::default(), Vec::new());
     if outcome.reason != Reason::Stopped {
+        let weights = trainer.model().frozen(backend, &outcome.values, device.dtype);
+        figures = course.figures(backend, trainer.model(), &weights, device.dtype)?;
         suspects = course.history.as_ref().map(History::suspects).unwrap_or_default();
         let doubtful: Vec<&Row> = suspects.iter().map(|s| &train[s.row]).collect();
         let said = course.answers(backend, trainer.model(), &weights, device.dtype, &doubtful)?;
         let path = run.out.join(label_errors::FILE);
-        if course.history.is_some() {
+        // A finished run that is resumed takes no step: what it found before stays.
+        if course.history.as_ref().is_some_and(History::has_seen) {
             label_errors::write(&path, task, &context, &train, &suspects, &said)?;
         }
         if let Some(line) = label_errors::line(task, &context, &train, &suspects, &said, &path) {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::budget::{Budget, Spent};
 use crate::checkpoint::{Checkpoint, Checkpoints};
-use crate::course::{Course, Sums};
+use crate::course::{Course, Cursor, Stretch, Sums};
 use crate::error::TrainError;
 use crate::memory::Memory;
 use crate::observer::{Control, Eval, Event, Finished, Observers, Reason, Record, Saved, Start};
@@ -126,6 +126,8 @@ struct State {
     steps: u64,
     micro_batches: u64,
     cursor: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stretch: Option<Stretch>,
     spent: Spent,
     evaluations: u64,
     checkpoints: u64,
@@ -153,6 +155,8 @@ struct Run<'r, 'b, B: Backend, C: Course> {
     spent: Spent,
     evaluations: u64,
     saved: u64,
+    /// The step of the last checkpoint.
+    saved_at: Option<u64>,
     best: Option<Best>,
     last_metrics: BTreeMap<String, f64>,
 }
@@ -178,6 +182,7 @@ pub fn fit<B: Backend, C: Course>(
         spent: Spent::default(),
         evaluations: 0,
         saved: 0,
+        saved_at: None,
         best: None,
         last_metrics: BTreeMap::new(),
     };
@@ -208,9 +213,17 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
             self.observers.event(&Event::warning(checkpoint.step(), format!("skipped a damaged checkpoint: {reason}")));
         }
         let state = self.load(&checkpoint)?;
-        self.course.seek(state.cursor);
+        self.course.seek(Cursor { samples: state.cursor, stretch: state.stretch });
         self.trainer.set_counters(state.steps, state.micro_batches);
-        (self.spent, self.evaluations, self.saved, self.best) = (state.spent, state.evaluations, state.checkpoints, state.best);
+        // Under a larger budget less of both was due until here.
+        let due = |every: &Every, done: u64| done.min(every.count(&self.plan.budget, &state.spent));
+        self.evaluations = due(&self.plan.evaluate, state.evaluations);
+        self.saved = due(&self.plan.checkpoint, state.checkpoints);
+        (self.spent, self.saved_at, self.best) = (state.spent, Some(state.steps), state.best);
+        // A run that was killed between the checkpoint and its mark has none.
+        if let Some(best) = self.best.as_ref().filter(|_| self.plan.keep_best) {
+            self.checkpoints.mark_best(best.step)?;
+        }
         Ok(())
     }
 
@@ -267,9 +280,11 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
         }
         if reason == Reason::Stopped {
             self.save(false)?;
-        } else if self.last_metrics.is_empty() || self.evaluated_at() != self.spent.steps {
-            self.evaluate()?;
-            self.save(false)?;
+        } else {
+            let best = self.evaluated_at() != self.spent.steps && self.evaluate()?;
+            if best || self.saved_at != Some(self.spent.steps) {
+                self.save(best && self.plan.keep_best)?;
+            }
         }
         self.finish(reason)
     }
@@ -364,12 +379,14 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
     fn save(&mut self, best: bool) -> Result<(), TrainError> {
         let begin = Instant::now();
         let (steps, micro_batches) = self.trainer.counters();
+        let cursor = self.course.cursor();
         let state = State {
             kind: self.plan.kind.into(),
             elements: self.trainer.model().table().own_len(),
             steps,
             micro_batches,
-            cursor: self.course.cursor(),
+            cursor: cursor.samples,
+            stretch: cursor.stretch,
             spent: self.spent,
             evaluations: self.evaluations,
             checkpoints: self.saved,
@@ -387,6 +404,7 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
         if best {
             self.checkpoints.mark_best(steps)?;
         }
+        self.saved_at = Some(steps);
         if let Some(error) = saved.not_removed {
             self.observers.event(&Event::warning(steps, error.to_string()));
         }
@@ -434,4 +452,46 @@ pub fn finished(outcome: &Outcome, path: Option<std::path::PathBuf>) -> Event {
 /// The loss that accuracy is told of: the language model's, or the only one.
 fn main_loss(sums: &Sums) -> Option<(&'static str, &crate::course::Sum)> {
     sums.get_key_value("mlm").or_else(|| sums.iter().next()).map(|(name, s)| (*name, s))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        State {
+            kind: "pretrain".into(),
+            elements: 7,
+            steps: 3,
+            micro_batches: 4,
+            cursor: 90,
+            stretch: Some(Stretch { sequence_length: 32, samples: 60, epochs: 1.0 / 3.0 }),
+            spent: Spent { steps: 3, tokens: 500, epochs: 0.7 / 3.0, time: Duration::from_nanos(123_456_789) },
+            evaluations: 1,
+            checkpoints: 2,
+            best: None,
+            config: serde_json::Value::Null,
+        }
+    }
+
+    /// A number that came back one bit off would make a resumed run another one: its rates, its ramps, its best evaluation.
+    #[test]
+    fn numbers_of_a_checkpoint_come_back_to_the_last_bit() {
+        for n in 1..2000 {
+            let value = f64::from(n) / 2001.0;
+            let best = Best { step: 3, value, metrics: [("accuracy".to_owned(), value)].into(), since: 0 };
+            let spent = Spent { epochs: value, ..state().spent };
+            let text = serde_json::to_vec_pretty(&State { spent, best: Some(best.clone()), ..state() }).unwrap();
+            let read: State = serde_json::from_slice(&text).unwrap();
+            assert_eq!((read.spent, read.best, read.stretch), (spent, Some(best), state().stretch));
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_without_a_stretch_is_read() {
+        let mut text = serde_json::to_value(state()).unwrap();
+        text.as_object_mut().unwrap().remove("stretch").unwrap();
+        let read: State = serde_json::from_value(text).unwrap();
+        assert_eq!((read.cursor, read.stretch), (90, None));
+    }
 }

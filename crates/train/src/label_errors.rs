@@ -88,6 +88,11 @@ impl History {
         *count += 1;
     }
 
+    /// Whether any row was seen: none is where no step was left to take, or where labels have no margin.
+    pub(crate) fn has_seen(&self) -> bool {
+        self.seen.borrow().iter().any(|(_, count)| *count > 0)
+    }
+
     /// The doubtful rows, the worst first: a mean margin below 0, or an error three times the usual one.
     pub(crate) fn suspects(&self) -> Vec<Suspect> {
         let seen = self.seen.borrow();

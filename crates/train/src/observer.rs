@@ -144,6 +144,19 @@ pub struct Eval {
     pub best: bool,
 }
 
+impl Eval {
+    /// What stands beside the loss of a [`Record`]: `loss`, or the sum of its parts (`mlm_loss`, `nsp_loss`).
+    pub fn loss(&self) -> Option<f64> {
+        let parts = || self.metrics.iter().filter(|(name, _)| name.ends_with("_loss")).map(|(_, loss)| *loss).reduce(|a, b| a + b);
+        self.metrics.get("loss").copied().or_else(parts)
+    }
+
+    /// What stands beside the accuracy of a [`Record`]: `accuracy`, or that of the language model.
+    pub fn accuracy(&self) -> Option<f64> {
+        self.metrics.get("accuracy").or_else(|| self.metrics.get("mlm_accuracy")).copied()
+    }
+}
+
 /// A checkpoint that is complete on the disk.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]

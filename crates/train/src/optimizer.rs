@@ -101,7 +101,7 @@ impl OptimizerConfig {
             let scale = self.scale(spec, layers);
             match (self.rule, spec.role) {
                 (Rule::Muon, Role::Hidden { .. }) if scale == 0.0 => {} // frozen
-                (Rule::Muon, Role::Hidden { parts }) => plan.matrices.extend(parts_of(spec.param, parts)),
+                (Rule::Muon, Role::Hidden { parts }) => plan.add(scale, parts_of(spec.param, parts)),
                 _ => {
                     let weight_decay = if spec.role == Role::Vector { 0.0 } else { self.weight_decay as f32 };
                     plan.groups.push(Group { range: spec.param.range(), weight_decay, lr_scale: scale as f32 });
@@ -135,7 +135,24 @@ pub(crate) struct Plan {
     /// Adam's.
     pub(crate) groups: Vec<Group>,
     /// Muon's.
-    pub(crate) matrices: Vec<Param>,
+    pub(crate) matrices: Vec<Matrices>,
+}
+
+/// Matrices with one learning rate.
+#[derive(Clone, Debug)]
+pub(crate) struct Matrices {
+    /// Multiplies the learning rate.
+    pub(crate) lr_scale: f64,
+    pub(crate) params: Vec<Param>,
+}
+
+impl Plan {
+    fn add(&mut self, lr_scale: f64, params: impl Iterator<Item = Param>) {
+        match self.matrices.iter_mut().find(|m| m.lr_scale == lr_scale) {
+            Some(matrices) => matrices.params.extend(params),
+            None => self.matrices.push(Matrices { lr_scale, params: params.collect() }),
+        }
+    }
 }
 
 /// The matrices stacked in a parameter.
@@ -158,10 +175,10 @@ mod tests {
         for rule in [Rule::Adamw, Rule::Lamb, Rule::Muon] {
             let config = OptimizerConfig { rule, ..Default::default() };
             let plan = config.plan(&table);
-            let count: usize =
-                plan.groups.iter().map(|g| g.range.len()).sum::<usize>() + plan.matrices.iter().map(Param::len).sum::<usize>();
+            let matrices: Vec<Param> = plan.matrices.iter().flat_map(|m| m.params.clone()).collect();
+            let count: usize = plan.groups.iter().map(|g| g.range.len()).sum::<usize>() + matrices.iter().map(Param::len).sum::<usize>();
             assert_eq!(count, table.count());
-            assert_eq!(plan.matrices.len(), if rule == Rule::Muon { 3 } else { 0 });
+            assert_eq!(matrices.len(), if rule == Rule::Muon { 3 } else { 0 });
             assert_eq!(plan.groups.iter().filter(|g| g.weight_decay == 0.0).count(), 1);
         }
     }

@@ -15,7 +15,7 @@ use cloze_text::{Batch, Dataset, Limits, ObjectiveConfig, Sampler, SentenceObjec
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Budget;
-use crate::course::{Course, Losses, Pass, Sum, Sums};
+use crate::course::{Course, Cursor, Losses, Pass, Stretch, Sum, Sums};
 use crate::error::TrainError;
 use crate::fit::{self, Every, Outcome, Plan};
 use crate::observer::{Control, Event, Observers, Reason};
@@ -263,7 +263,7 @@ pub struct Pretraining {
     heldout: Option<Sampler>,
     config: TrainConfig,
     evaluation_tokens: usize,
-    cursor: u64,
+    cursor: Cursor,
     epochs: f64,
 }
 
@@ -277,12 +277,35 @@ impl Pretraining {
         let train = sampler(Split::Train)?;
         // A corpus of one document holds nothing out.
         let heldout = sampler(Split::Heldout).ok();
-        Ok(Self { train, heldout, config: run.train.clone(), evaluation_tokens: run.evaluation.tokens, cursor: 0, epochs: 0.0 })
+        let (cursor, epochs) = (Cursor::default(), 0.0);
+        Ok(Self { train, heldout, config: run.train.clone(), evaluation_tokens: run.evaluation.tokens, cursor, epochs })
     }
 
     /// The sampler of the training text.
     pub fn sampler(&self) -> &Sampler {
         &self.train
+    }
+
+    /// Passes over the text: those before the stretch, and what was taken of it.
+    fn epochs_in(&self, stretch: Stretch) -> Result<f64, TrainError> {
+        let samples = self.train.samples(stretch.sequence_length)?.max(1);
+        Ok(stretch.epochs + (self.cursor.samples - stretch.samples) as f64 / samples as f64)
+    }
+
+    /// The stretch of the next step. At a new sequence length the samples are other pieces of text in another order; the cursor goes to
+    /// the same share of the pass, which favours no text, even if some of this pass is seen twice then and some not at all.
+    fn stretch(&mut self, sequence_length: usize) -> Result<Stretch, TrainError> {
+        let stretch = match self.cursor.stretch {
+            Some(stretch) if stretch.sequence_length == sequence_length => stretch,
+            Some(before) => {
+                let epochs = self.epochs_in(before)?;
+                self.cursor.samples = (epochs * self.train.samples(sequence_length)? as f64).round() as u64;
+                Stretch { sequence_length, samples: self.cursor.samples, epochs }
+            }
+            None => Stretch { sequence_length, samples: 0, epochs: 0.0 },
+        };
+        self.cursor.stretch = Some(stretch);
+        Ok(stretch)
     }
 }
 
@@ -295,28 +318,29 @@ impl Losses for Pretraining {
 impl Course for Pretraining {
     fn next(&mut self, progress: f64) -> Result<Vec<Batch>, TrainError> {
         let sequence_length = self.config.sequence_length.at(progress);
+        let stretch = self.stretch(sequence_length)?;
         let mut left = self.config.batch_tokens.at(progress);
         let mut batches = Vec::new();
         loop {
             let limits = Limits { tokens: left.min(self.config.micro_batch_tokens), sequence_length };
-            let (batch, next) = self.train.batch(self.cursor, limits)?;
+            let (batch, next) = self.train.batch(self.cursor.samples, limits)?;
             left = left.saturating_sub(batch.tokens());
-            self.cursor = next;
+            self.cursor.samples = next;
             batches.push(batch);
             // A rest shorter than one sequence is no batch of its own.
             if left < sequence_length {
                 break;
             }
         }
-        self.epochs = self.cursor as f64 / self.train.samples(sequence_length)?.max(1) as f64;
+        self.epochs = self.epochs_in(stretch)?;
         Ok(batches)
     }
 
-    fn cursor(&self) -> u64 {
+    fn cursor(&self) -> Cursor {
         self.cursor
     }
 
-    fn seek(&mut self, cursor: u64) {
+    fn seek(&mut self, cursor: Cursor) {
         self.cursor = cursor;
     }
 

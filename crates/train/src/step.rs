@@ -147,10 +147,12 @@ impl<'b, B: Backend> Trainer<'b, B> {
     }
 
     /// Every parameter must have received a gradient: a loss of them in silence is the worst of bugs. The first matrix of a low-rank
-    /// update has none as long as the second is zero.
+    /// update has none as long as the second is zero, and what shifts all scores of a softmax alike never has one (with two scores not
+    /// even by rounding).
     fn guard(&self) -> Result<(), TrainError> {
-        let late: Vec<Param> = self.model.updates().iter().map(|u| u.params()[0]).collect();
-        let without = |s: &&Spec| self.backend.sum_of_squares(&self.gradients, s.param.range()) == 0.0 && !late.contains(&s.param);
+        let late = self.model.updates().iter().map(|u| u.params()[0]);
+        let exempt: Vec<Param> = late.chain(self.model.shifts()).collect();
+        let without = |s: &&Spec| self.backend.sum_of_squares(&self.gradients, s.param.range()) == 0.0 && !exempt.contains(&s.param);
         let parameters: Vec<String> = self.trained().filter(without).map(|s| s.name.clone()).collect();
         if parameters.is_empty() { Ok(()) } else { Err(TrainError::NoGradient { parameters }) }
     }
@@ -173,15 +175,15 @@ impl<'b, B: Backend> Trainer<'b, B> {
             Rule::Lamb => backend.lamb(&adam, groups, weights, &self.gradients, first, second),
             Rule::Adamw | Rule::Muon => backend.adamw(&adam, groups, weights, &self.gradients, first, second),
         }
-        if !self.plan.matrices.is_empty() {
+        for matrices in &self.plan.matrices {
             let muon = Muon {
-                lr: (lr * c.muon_lr_scale) as f32,
+                lr: (lr * c.muon_lr_scale * matrices.lr_scale) as f32,
                 momentum: c.momentum as f32,
                 weight_decay: c.weight_decay as f32,
                 gradient_scale: clip as f32,
                 products: self.dtype,
             };
-            backend.muon(&muon, &self.plan.matrices, weights, &self.gradients, first);
+            backend.muon(&muon, &matrices.params, weights, &self.gradients, first);
         }
         if let Some(average) = &mut self.average {
             // Early on a long average would hold the initial weights: it starts short and grows (t / (t + 10)).

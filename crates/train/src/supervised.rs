@@ -15,7 +15,7 @@ use cloze_tensor::{Backend, Dtype, Tape, Tensor, Weights};
 use cloze_text::Batch;
 use serde_json::Value;
 
-use crate::course::{Course, Losses, Pass, Sum, Sums};
+use crate::course::{Course, Cursor, Losses, Pass, Sum, Sums};
 use crate::error::TrainError;
 use crate::label_errors::History;
 use crate::teacher::Teacher;
@@ -168,12 +168,12 @@ impl Course for Supervised<'_> {
         Ok(batches)
     }
 
-    fn cursor(&self) -> u64 {
-        self.cursor
+    fn cursor(&self) -> Cursor {
+        Cursor { samples: self.cursor, stretch: None }
     }
 
-    fn seek(&mut self, cursor: u64) {
-        self.cursor = cursor;
+    fn seek(&mut self, cursor: Cursor) {
+        self.cursor = cursor.samples;
     }
 
     fn epochs(&self) -> f64 {

@@ -181,7 +181,9 @@ fn a_resumed_lora_run_is_the_uninterrupted_one() {
     let whole = of("whole");
     tune(&whole, false, None).unwrap();
     let parts = of("parts");
-    assert_eq!(tune(&parts, false, Some(7)).unwrap().outcome.reason, Reason::Stopped);
+    let stopped = tune(&parts, false, Some(7)).unwrap();
+    assert_eq!(stopped.outcome.reason, Reason::Stopped);
+    assert!(stopped.figures.values.is_empty(), "nobody waits for figures of a run that is stopped");
     assert_eq!(tune(&parts, true, Some(31)).unwrap().outcome.reason, Reason::Stopped);
     tune(&parts, true, None).unwrap();
     let weights = |run: &FinetuneRun| bytes(run.out.join("model/adapter_model.safetensors"));

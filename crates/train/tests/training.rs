@@ -11,11 +11,12 @@ use cloze_tensor::{Backend, Dtype, Tape, Tensor};
 use cloze_text::tokenizer::WordPieceOptions;
 use cloze_text::{Batch, PrepareOptions, Tokenizer, prepare};
 use cloze_train::TrainError;
-use cloze_train::course::{Course, Losses, Pass, Sums};
+use cloze_train::course::{Course, Cursor, Losses, Pass, Sums};
 use cloze_train::files::FileError;
 use cloze_train::log::read_log;
 use cloze_train::observer::{Control, Event, Observer, Observers, Reason};
 use cloze_train::pretrain::{Device, MaskedLmLosses, PretrainRun, Pretraining, pretrain};
+use cloze_train::ramp::Ramp;
 use cloze_train::record::record;
 use cloze_train::run::parse;
 use cloze_train::step::Trainer;
@@ -165,6 +166,67 @@ fn a_resumed_run_is_the_uninterrupted_run() {
     }
 }
 
+/// A budget in passes over the text while the sequence length, and with it the number of samples, changes.
+#[test]
+fn passes_are_counted_across_sequence_lengths() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = corpus(folder.path());
+    let cpu = cpu(2);
+    let of = |name: &str| {
+        let mut recipe = recipe(&corpus, &folder.path().join(name), "adamw");
+        recipe.train.sequence_length = Ramp::Points(vec![(0.0, 14), (0.5, 56)]);
+        recipe.train.budget = "2 epochs".parse().unwrap();
+        recipe
+    };
+    let whole = of("whole");
+    assert_eq!(run(&cpu, &whole, false, None).unwrap(), Reason::Completed);
+    let events = read_log(&whole.out.join("log.jsonl")).unwrap();
+    let passes: Vec<f64> = events.iter().filter_map(|e| if let Event::Step(r) = e { Some(r.epoch) } else { None }).collect();
+    let steps: Vec<f64> = passes.windows(2).map(|p| p[1] - p[0]).collect();
+    assert!(steps.iter().all(|step| *step > 0.0 && *step < 0.15), "no step is a larger part of the text: {passes:?}");
+    let last = passes[passes.len() - 1];
+    assert!((2.0..2.15).contains(&last), "the run ends after two passes, not after {last}");
+
+    let ramp = passes.iter().position(|p| *p >= 1.0).unwrap() as u64 + 1;
+    let parts = of("parts");
+    for (resume, stop) in [(false, 3), (true, ramp), (true, ramp + 3)] {
+        assert_eq!(run(&cpu, &parts, resume, Some(stop)).unwrap(), Reason::Stopped);
+    }
+    assert_eq!(run(&cpu, &parts, true, None).unwrap(), Reason::Completed);
+    assert_same("resumed", &trace(&parts.out), &trace(&whole.out));
+}
+
+/// The cursor is all that a course of another process needs, whatever the length does; checkpoints from before there were stretches have
+/// the number of samples alone.
+#[test]
+fn a_cursor_is_enough_to_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut recipe = recipe(&corpus(folder.path()), &folder.path().join("run"), "adamw");
+    let tokenizer = Tokenizer::load(recipe.data.dir.join("tokenizer")).unwrap();
+    recipe.train.sequence_length = Ramp::Line { from: 14, to: 40, until: 0.8 };
+    let mut course = Pretraining::open(&recipe, &tokenizer).unwrap();
+    let (mut tokens, text) = (0, course.sampler().dataset().tokens());
+    while course.epochs() < 2.0 {
+        let mut other = Pretraining::open(&recipe, &tokenizer).unwrap();
+        other.seek(course.cursor());
+        let progress = course.epochs() / 2.0;
+        let batches = course.next(progress).unwrap();
+        assert!(batches == other.next(progress).unwrap());
+        assert_eq!((course.cursor(), course.epochs()), (other.cursor(), other.epochs()));
+        tokens += batches.iter().map(Batch::tokens).sum::<usize>();
+    }
+    // special tokens and second sentences from elsewhere come on top
+    let passes = tokens as f64 / text as f64;
+    assert!((2.0..4.0).contains(&passes), "{tokens} of {text} tokens are two passes");
+
+    recipe.train.sequence_length = Ramp::from(16);
+    let (mut course, mut other) = (Pretraining::open(&recipe, &tokenizer).unwrap(), Pretraining::open(&recipe, &tokenizer).unwrap());
+    course.next(0.0).unwrap();
+    other.seek(Cursor { samples: course.cursor().samples, stretch: None });
+    assert!(course.next(0.1).unwrap() == other.next(0.1).unwrap());
+    assert_eq!((course.cursor(), course.epochs()), (other.cursor(), other.epochs()));
+}
+
 #[test]
 fn threads_change_no_bit_of_a_run() {
     let folder = tempfile::tempdir().unwrap();
@@ -278,6 +340,33 @@ fn a_parameter_without_gradient_is_told_at_the_first_step() {
     assert_eq!(parameters, &["pooler.weight", "pooler.bias", "nsp.weight", "nsp.bias"]);
     assert!(trainer.values() == before);
     trainer.step(&MaskedLmLosses, &batches, 1e-3).unwrap();
+}
+
+#[test]
+fn lower_layers_learn_slower_under_muon_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut recipe = recipe(&corpus(folder.path()), &folder.path().join("run"), "muon");
+    recipe.optimizer.weight_decay = 0.0;
+    let cpu = cpu(1);
+    let mut step = |layer_decay: f64| {
+        recipe.optimizer.layer_decay = layer_decay;
+        let (mut trainer, mut course) = trainer(&cpu, &recipe);
+        let before = trainer.model().table().init(1);
+        let batches = course.next(0.0).unwrap();
+        trainer.step(&MaskedLmLosses, &batches, 1e-3).unwrap();
+        let after = trainer.model().table().clone();
+        let weights = trainer.values();
+        move |name: &str| {
+            let range = after.get(name).unwrap().param.range();
+            let moved = range.map(|i| f64::from(weights[i] - before[i]).powi(2)).sum::<f64>();
+            moved.sqrt()
+        }
+    };
+    let (level, falling) = (step(1.0), step(0.5));
+    for (name, share) in [("layer.0.mlp.up.weight", 0.25), ("layer.1.attention.qkv.weight", 0.5), ("mlm.dense.weight", 1.0)] {
+        let found = falling(name) / level(name);
+        assert!((found - share).abs() < 1e-3, "{name} moves {found} of what it does without decay");
+    }
 }
 
 #[test]

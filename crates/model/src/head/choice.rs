@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use cloze_tensor::{Backend, Tape, Tensor, Var};
+use cloze_tensor::{Backend, Param, Tape, Tensor, Var};
 
 use super::loss;
 use crate::block::{Builder, Dense};
@@ -19,6 +19,11 @@ impl MultipleChoice {
     pub(crate) fn new(b: &mut Builder) -> Self {
         let h = b.blueprint.hidden_size;
         Self { dense: b.dense("choice", 1, h, true, Role::Table), dropout: b.blueprint.classifier_dropout }
+    }
+
+    /// What is added to all scores of a question alike: the softmax over them does not change with it.
+    pub(crate) fn shift(&self) -> Option<Param> {
+        self.dense.bias
     }
 
     /// The score of each choice. // [S, H] → [S, 1]

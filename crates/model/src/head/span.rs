@@ -1,6 +1,6 @@
 //! Extractive question answering: where in its sequence an answer starts and ends (Devlin et al. 2018, section 4.2).
 
-use cloze_tensor::{Backend, Packed, Tape, Tensor, Var};
+use cloze_tensor::{Backend, Packed, Param, Tape, Tensor, Var};
 
 use super::loss::{on_host, softmax_one};
 use super::masked_lm::Transform;
@@ -18,6 +18,11 @@ impl QuestionAnswering {
     pub(crate) fn new(b: &mut Builder, transform: Option<Transform>) -> Self {
         let h = b.blueprint.hidden_size;
         Self { transform, dense: b.dense("span", 2, h, true, Role::Table) }
+    }
+
+    /// What is added to the scores of all tokens alike: the softmax over them does not change with it.
+    pub(crate) fn shift(&self) -> Option<Param> {
+        self.dense.bias
     }
 
     /// Scores of starting (column 0) and ending (column 1) at each token. // [T, H] → [T, 2]
