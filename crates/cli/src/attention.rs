@@ -95,7 +95,7 @@ fn write_page(args: &Args, options: &Options, pipeline: &Pipeline, texts: &[Stri
             Some(Off::These(off)) => off.clone(),
             _ => Vec::new(),
         };
-        seen.push((pipeline.attention(&encoding), ablate(args, pipeline, text, &off, true)?));
+        seen.push((pipeline.attention(&encoding)?, ablate(args, pipeline, text, &off, true)?));
     }
     let shown: Vec<Shown> =
         texts.iter().zip(&seen).map(|(text, (attention, ablation))| Shown { text, attention, ablation: Some(ablation) }).collect();
@@ -180,7 +180,7 @@ fn effects(found: &Ablation) -> anyhow::Result<()> {
 /// The heat map, or the numbers of one head.
 fn show(args: &Args, options: &Options, pipeline: &Pipeline, text: &str) -> anyhow::Result<()> {
     let encoding = pipeline.tokenizer().encode_truncated(text, pipeline.context().max_length)?;
-    let seen = pipeline.attention(&encoding);
+    let seen = pipeline.attention(&encoding)?;
     let layer = args.layer.unwrap_or(seen.layers().saturating_sub(1));
     if layer >= seen.layers() {
         anyhow::bail!("--layer {layer}: the model has layers 0 to {}", seen.layers().saturating_sub(1));

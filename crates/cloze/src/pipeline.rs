@@ -342,14 +342,21 @@ impl<'d> Pipeline<'d> {
     }
 
     /// What every attention got for a text or a pair; its probabilities follow from it.
-    pub fn attention(&self, encoding: &Encoding) -> Attention {
+    ///
+    /// # Errors
+    /// When an id has no row in the model's tables.
+    pub fn attention(&self, encoding: &Encoding) -> Result<Attention, Error> {
         self.attention_without(encoding, &[])
     }
 
     /// The same with some heads switched off: the layers above them see another input.
-    pub fn attention_without(&self, encoding: &Encoding, off: &[HeadPlace]) -> Attention {
+    ///
+    /// # Errors
+    /// When an id has no row in the model's tables.
+    pub fn attention_without(&self, encoding: &Encoding, off: &[HeadPlace]) -> Result<Attention, Error> {
+        has_rows(&self.model.blueprint, &encoding.ids, &encoding.token_type_ids)?;
         let tokens = encoding.ids.iter().map(|&id| self.context.tokenizer.id_to_token(id).unwrap_or_default()).collect();
-        Attention::new(tokens, self.engine.watch(&self.model, encoding, &places(off)))
+        Ok(Attention::new(tokens, self.engine.watch(&self.model, encoding, &places(off))))
     }
 
     /// Run sequences with some heads switched off.

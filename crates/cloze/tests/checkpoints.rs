@@ -192,6 +192,7 @@ fn ids_without_a_row_are_told() {
     let error = ask(json!("the zebra")).unwrap_err().to_string();
     assert!(["token id", "vocab_size", &rows.to_string()].iter().all(|part| error.contains(part)), "{error}");
     assert!(pipeline.states("the zebra").is_err());
+    assert!(pipeline.attention(&pipeline.tokenizer().encode("the zebra", true).unwrap()).is_err());
     let mut blueprint = pipeline.model().blueprint.clone();
     let segments = |blueprint: &cloze::model::Blueprint| cloze::task::run::has_rows(blueprint, &[1, 2], &[0, 1]);
     assert!(segments(&blueprint).is_ok());

@@ -58,7 +58,7 @@ pub trait Engine: Send + Sync {
     fn run(&self, sequences: &[&Sequence]) -> Result<Vec<Output>, String>;
 
     /// A look into every attention for a text or a pair, with some heads switched off; `None` for engines that do not show it.
-    fn attention(&self, encoding: &Encoding, off: &[HeadPlace]) -> Option<Attention> {
+    fn attention(&self, encoding: &Encoding, off: &[HeadPlace]) -> Option<Result<Attention, cloze::Error>> {
         let _ = (encoding, off);
         None
     }
@@ -151,7 +151,7 @@ impl Engine for PipelineEngine {
         self.pipeline.run(sequences).map_err(|e| e.to_string())
     }
 
-    fn attention(&self, encoding: &Encoding, off: &[HeadPlace]) -> Option<Attention> {
+    fn attention(&self, encoding: &Encoding, off: &[HeadPlace]) -> Option<Result<Attention, cloze::Error>> {
         Some(self.pipeline.attention_without(encoding, off))
     }
 

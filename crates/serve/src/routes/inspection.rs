@@ -69,7 +69,8 @@ pub(crate) async fn attention(State(app): State<Arc<App>>, request: Parsed<Atten
     let turn = turn(&app, &work).await?;
     let look = move || {
         let _turn = turn;
-        engine.attention(&encoding, &off).map(|seen| drawn(&seen, value.layer, value.head))
+        let seen = engine.attention(&encoding, &off)?.map_err(|e| ApiError::Backend { problem: e.to_string() });
+        Some(seen.and_then(|seen| drawn(&seen, value.layer, value.head)))
     };
     let seen = tokio::task::spawn_blocking(look).await.map_err(|e| ApiError::Backend { problem: e.to_string() })?;
     let remedy = "its attention cannot be looked at";

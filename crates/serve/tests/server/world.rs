@@ -86,7 +86,7 @@ impl Engine for Moody {
         self.inner.serves(task)
     }
 
-    fn attention(&self, encoding: &Encoding, off: &[HeadPlace]) -> Option<Attention> {
+    fn attention(&self, encoding: &Encoding, off: &[HeadPlace]) -> Option<Result<Attention, cloze::Error>> {
         if encoding.ids.contains(&self.words[1]) {
             std::thread::sleep(self.pause);
         }
