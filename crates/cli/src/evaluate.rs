@@ -164,8 +164,13 @@ fn main_figure(entry: &Entry, task: &str, figures: &BTreeMap<String, f64>) -> an
         anyhow::ensure!(figures.contains_key(metric), "metric = {metric:?}: the figures are {}", known.join(", "));
         return Ok(Some(metric.clone()));
     }
-    let goals = cloze::task::task(task).and_then(|t| t.learning()).map_or(&[][..], |l| l.goals());
-    Ok(goals.iter().find(|g| figures.contains_key(**g)).map(|g| (*g).to_owned()))
+    Ok(usual_goal(task, figures))
+}
+
+/// The first of a task's goals that is among the figures.
+pub(crate) fn usual_goal(task: &str, figures: &BTreeMap<String, f64>) -> Option<String> {
+    let goals = cloze::task::task(task)?.learning()?.goals();
+    goals.iter().find(|goal| figures.contains_key(**goal)).map(|goal| (*goal).to_owned())
 }
 
 fn suite(path: &Path, options: &Options) -> anyhow::Result<u8> {

@@ -12,6 +12,7 @@ use cloze::train::observer::{Control, Event, Reason};
 use cloze::train::record::record;
 use cloze::train::run;
 
+use crate::evaluate::usual_goal;
 use crate::options::{Options, print_json, print_line};
 use crate::pretrain::{observers, sets};
 use crate::signals::Signals;
@@ -91,7 +92,7 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
         1 => settings.out.clone(),
         _ => settings.out.join(format!("seed-{seed}")),
     };
-    let begun = |seed: u64| folder(seed).join("checkpoints").exists();
+    let begun = |seed: u64| run::is_begun(&folder(seed));
     let any_begun = seeds.clone().any(begun);
     for seed in seeds {
         let run = FinetuneRun { seed, out: folder(seed), ..settings.clone() };
@@ -173,12 +174,6 @@ fn finished(out: &Path) -> Option<Figures> {
         Event::Finished(end) if end.reason != Reason::Stopped => Some(end.metrics),
         _ => None,
     })
-}
-
-/// The figure that chooses the best where no run of this process says which it is.
-fn usual_goal(task: &str, figures: &Figures) -> Option<String> {
-    let goals = cloze::task::task(task)?.learning()?.goals();
-    goals.iter().find(|goal| figures.contains_key(**goal)).map(|goal| (*goal).to_owned())
 }
 
 /// An input of the task as a shell takes it.

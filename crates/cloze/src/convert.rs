@@ -7,6 +7,7 @@ use cloze_model::files::adapter::is_adapter;
 use cloze_model::files::config::read_json;
 use cloze_model::files::container::{Container, Dtype, Origin};
 use cloze_model::files::join::safe_join;
+use cloze_model::files::sentence::ENCODER_CONFIGS;
 use cloze_task::context::SETTINGS_FILE;
 use cloze_text::Tokenizer;
 use serde_json::{Map, Value, json};
@@ -43,7 +44,7 @@ pub struct Converted {
 }
 
 /// Files that say how a model is used, beside its weights and its configuration.
-pub(crate) const BESIDE: [&str; 20] = [
+pub(crate) const BESIDE: [&str; 13] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -56,13 +57,6 @@ pub(crate) const BESIDE: [&str; 20] = [
     "spm.model",
     "tokenizer.model",
     "modules.json",
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
     "config_sentence_transformers.json",
 ];
 
@@ -101,7 +95,7 @@ pub fn convert(options: &ConvertOptions) -> Result<Converted, Error> {
     }
     container.write(&weights, options.dtype)?;
     let mut files = vec!["model.safetensors".to_owned()];
-    for name in BESIDE.into_iter().chain(COPIED) {
+    for name in BESIDE.into_iter().chain(ENCODER_CONFIGS).chain(COPIED) {
         files.extend(copy(&folder, &options.out, name)?);
     }
     files.extend(modules(&folder, &options.out, options.dtype)?);

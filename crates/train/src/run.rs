@@ -123,12 +123,16 @@ pub fn to_json<T: Serialize>(run: &T) -> serde_json::Value {
 
 /// Refuse a folder that holds a run already, unless it is to be resumed.
 pub fn claim(out: &Path, resume: bool) -> Result<(), TrainError> {
-    // A run that failed before its first checkpoint has nothing that could be lost.
-    let mut held = std::fs::read_dir(out.join("checkpoints")).into_iter().flatten().flatten();
-    if !resume && held.any(|entry| entry.file_name().to_string_lossy().starts_with("checkpoint-")) {
+    if !resume && is_begun(out) {
         return Err(TrainError::Occupied { folder: PathBuf::from(out) });
     }
     crate::files::create_folder(out).map_err(TrainError::from)
+}
+
+/// Whether a folder holds a run: its first checkpoint. One that failed before that has nothing to lose and nothing to resume.
+pub fn is_begun(out: &Path) -> bool {
+    let mut held = std::fs::read_dir(out.join("checkpoints")).into_iter().flatten().flatten();
+    held.any(|entry| entry.file_name().to_string_lossy().starts_with("checkpoint-"))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cloze_model::files::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use cloze_model::files::join::safe_join;
+use cloze_model::files::sentence::ENCODER_CONFIGS;
 use cloze_task::context::SETTINGS_FILE;
 use cloze_train::files::replace_file;
 use serde_json::Value;
@@ -20,7 +21,7 @@ use super::{COMPLETE, Hub, HubError, Name, Progress, is_commit, shards_are_there
 
 /// Whether a model is loaded from a file of this name, beside its weights.
 fn is_wanted(name: &str) -> bool {
-    ["config.json", ADAPTER_CONFIG, SETTINGS_FILE].contains(&name) || BESIDE.contains(&name)
+    ["config.json", ADAPTER_CONFIG, SETTINGS_FILE].contains(&name) || BESIDE.contains(&name) || ENCODER_CONFIGS.contains(&name)
 }
 
 /// The list of a repository's files is no longer than this.

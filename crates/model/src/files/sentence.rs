@@ -15,7 +15,7 @@ use crate::error::ModelError;
 pub(super) const MODULES: &str = "modules.json";
 const CONFIG: &str = "config.json";
 /// What the module of the encoder calls its own file; older folders name it after the architecture.
-const ENCODER_CONFIGS: [&str; 7] = [
+pub const ENCODER_CONFIGS: [&str; 7] = [
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
     "sentence_distilbert_config.json",
