@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use cloze::text::learn::{LearnOptions, LearnProgress, try_learn};
+use cloze::text::learn::{LearnOptions, LearnProgress, VocabularyKind, try_learn};
 use cloze::text::read::{Documents, OnBad, ReadOptions, expand};
 use cloze::text::tokenizer::Normalization;
 use cloze::text::{Error, Tokenizer};
@@ -14,7 +14,7 @@ use crate::options::{Options, print_json, print_line};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    /// Train a WordPiece vocabulary; writes tokenizer.json, vocab.txt and their configuration
+    /// Train a vocabulary; writes tokenizer.json and its configuration, and for WordPiece vocab.txt
     Train(Train),
     /// Show the pieces of texts, with their ids and places
     Encode(Encode),
@@ -31,10 +31,13 @@ pub(crate) struct Train {
     /// The folder to write
     #[arg(long)]
     out: PathBuf,
+    /// Which kind of pieces
+    #[arg(long, value_enum, default_value_t = Kind::Wordpiece)]
+    kind: Kind,
     /// Keep upper and lower case apart; accents stay, too
     #[arg(long)]
     cased: bool,
-    /// Pairs rarer than this are not merged
+    /// Pairs rarer than this are not merged (wordpiece, bpe)
     #[arg(long, default_value_t = 2)]
     min_frequency: u64,
     /// The field or column that holds the text (jsonl, csv, tsv); found by name otherwise
@@ -43,6 +46,16 @@ pub(crate) struct Train {
     /// Pass over bad rows and lines instead of stopping at the first
     #[arg(long)]
     skip_bad: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Kind {
+    /// BERT's: words in pieces, each Chinese character a word; the fastest to cut with
+    Wordpiece,
+    /// GPT-2's and RoBERTa's, byte-level: no text is unknown
+    Bpe,
+    /// ALBERT's, XLNet's and XLM-RoBERTa's: the most probable pieces; Chinese words are pieces, too
+    Unigram,
 }
 
 #[derive(clap::Args)]
@@ -76,7 +89,13 @@ fn train(args: &Train, options: &Options) -> anyhow::Result<u8> {
     if args.cased {
         normalization = Normalization { lowercase: false, strip_accents: Some(false), ..normalization };
     }
-    let learn = LearnOptions { vocab_size: args.vocab_size, normalization, min_frequency: args.min_frequency, ..LearnOptions::default() };
+    let kind = match args.kind {
+        Kind::Wordpiece => VocabularyKind::WordPiece,
+        Kind::Bpe => VocabularyKind::ByteBpe,
+        Kind::Unigram => VocabularyKind::Unigram,
+    };
+    let learn =
+        LearnOptions { kind, vocab_size: args.vocab_size, normalization, min_frequency: args.min_frequency, ..LearnOptions::default() };
     let bar = if options.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     bar.set_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
     let learned = try_learn(texts, &learn, |progress| {
@@ -85,7 +104,7 @@ fn train(args: &Train, options: &Options) -> anyhow::Result<u8> {
                 format!("reading: {} documents, {:.1} MB, {} words", grouped(documents), bytes as f64 / 1e6, grouped(distinct_words as u64))
             }
             LearnProgress::Merging { pieces, vocab_size } => {
-                format!("merging: {} of {} pieces", grouped(pieces as u64), grouped(vocab_size as u64))
+                format!("learning: {} pieces, {} wanted", grouped(pieces as u64), grouped(vocab_size as u64))
             }
         });
         bar.tick();
@@ -118,7 +137,8 @@ fn encode(args: &Encode, options: &Options) -> anyhow::Result<u8> {
     for text in &args.text {
         let encoding = tokenizer.encode(text, true)?;
         let offsets = encoding.char_offsets(text);
-        let tokens: Vec<String> = encoding.ids.iter().map(|&id| tokenizer.id_to_token(id).unwrap_or_default()).collect();
+        let token = |id: u32| if options.json { tokenizer.id_to_token(id) } else { tokenizer.readable(id) };
+        let tokens: Vec<String> = encoding.ids.iter().map(|&id| token(id).unwrap_or_default()).collect();
         if options.json {
             print_json(&serde_json::json!({"text": text, "ids": encoding.ids, "tokens": tokens, "offsets": offsets}))?;
         } else {

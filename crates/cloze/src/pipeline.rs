@@ -355,7 +355,7 @@ impl<'d> Pipeline<'d> {
     /// When an id has no row in the model's tables.
     pub fn attention_without(&self, encoding: &Encoding, off: &[HeadPlace]) -> Result<Attention, Error> {
         has_rows(&self.model.blueprint, &encoding.ids, &encoding.token_type_ids)?;
-        let tokens = encoding.ids.iter().map(|&id| self.context.tokenizer.id_to_token(id).unwrap_or_default()).collect();
+        let tokens = encoding.ids.iter().map(|&id| self.context.tokenizer.readable(id).unwrap_or_default()).collect();
         Ok(Attention::new(tokens, self.engine.watch(&self.model, encoding, &places(off))))
     }
 

@@ -181,7 +181,7 @@ fn decode(tokenizer: &Tokenizer, text: &str, encoding: &Encoding, masks: &[u32],
     let candidates = |(found, &at): (&Vec<(u32, f32)>, &u32)| {
         let (start, end) = encoding.offsets[at as usize];
         let candidate = |&(token, log_p): &(u32, f32)| {
-            let token_str = tokenizer.id_to_token(token).unwrap_or_default();
+            let token_str = tokenizer.readable(token).unwrap_or_default();
             let sequence = format!("{}{}{}", &text[..start as usize], bare(&token_str), &text[end as usize..]);
             Candidate { score: log_p.exp(), token, token_str, sequence }
         };
@@ -361,7 +361,7 @@ fn last_round(beam: Beam, hypotheses: Vec<Hypothesis>) -> Job {
 }
 
 fn filling(beam: &Beam, h: &Hypothesis, score: f32) -> Filling {
-    let piece = |at: u32| beam.context.tokenizer.id_to_token(h.ids[at as usize]).unwrap_or_default();
+    let piece = |at: u32| beam.context.tokenizer.readable(h.ids[at as usize]).unwrap_or_default();
     let tokens: Vec<u32> = h.places.iter().map(|&(at, _)| h.ids[at as usize]).collect();
     let mut words: Vec<String> = Vec::new();
     if beam.masks.len() == 1 {

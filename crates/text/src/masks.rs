@@ -45,7 +45,7 @@ pub struct MaskedExample {
 /// The first `count` samples of the first epoch, masked as training would see them.
 pub fn show_masks(sampler: &Sampler, tokenizer: &Tokenizer, sequence_length: usize, count: usize) -> Result<Vec<MaskedExample>> {
     let count = count.min(usize::try_from(sampler.samples(sequence_length)?).unwrap_or(usize::MAX));
-    let token = |id: u32| tokenizer.id_to_token(id).unwrap_or_else(|| format!("<{id}>"));
+    let token = |id: u32| tokenizer.readable(id).unwrap_or_else(|| format!("<{id}>"));
     let mut examples = Vec::with_capacity(count);
     for cursor in 0..count as u64 {
         // A budget of one token takes exactly one sample.

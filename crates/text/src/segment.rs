@@ -93,13 +93,39 @@ impl<'t> Segmenter<'t> {
             document.ids.extend_from_slice(&encoding.ids);
             let words = &encoding.word_ids;
             document.continues.extend((0..words.len()).map(|i| i > 0 && words[i] != NO_WORD && words[i] == words[i - 1]));
-            if self.chinese_words && sentence.chars().any(is_han) {
-                join_chinese_words(sentence, &encoding.offsets, &mut document.continues[base..]);
+            if sentence.chars().any(is_han) {
+                part_chinese(sentence, &encoding.offsets, &mut document.continues[base..]);
+                if self.chinese_words {
+                    join_chinese_words(sentence, &encoding.offsets, &mut document.continues[base..]);
+                }
             }
             document.sentence_ends.push(document.ids.len() as u32);
         }
         Ok(document)
     }
+}
+
+/// A token of Chinese begins a word, and so does the token after it, until segmentation says otherwise: to the patterns of BPE and Unigram a
+/// whole clause is one word. Byte-level pieces of one character stay together.
+fn part_chinese(sentence: &str, offsets: &[(u32, u32)], continues: &mut [bool]) {
+    let (mut after_han, mut before) = (false, None);
+    for (&(start, end), continues) in offsets.iter().zip(continues) {
+        let token = sentence.get(start as usize..end as usize).unwrap_or_default();
+        if token.is_empty() {
+            continue;
+        }
+        if before == Some(start) {
+            *continues = true;
+        } else {
+            *continues &= !after_han && !token.starts_with(is_han);
+        }
+        (after_han, before) = (token.ends_with(is_han), Some(start));
+    }
+}
+
+/// The words of a run of Chinese, by segmentation.
+pub(crate) fn chinese_words(run: &str) -> Vec<&str> {
+    JIEBA.cut(run, true)
 }
 
 /// Mark the tokens that start inside a segmented word that has a Han character: 模型 is one word of two tokens.
@@ -162,6 +188,28 @@ mod tests {
         let found = words("我们使用语言模型playing games。", "我 们 使 用 语 言 模 型 play ##ing game ##s 。");
         let shown: Vec<String> = found.iter().map(|word| word.join(" ")).collect();
         assert_eq!(shown, ["我 们", "使 用", "语 言", "模 型", "play ##ing", "game ##s", "。"]);
+    }
+
+    /// To the patterns of BPE and Unigram a clause is one word; masked as one it would leave nothing to guess from.
+    #[test]
+    fn a_clause_of_other_tokenizers_is_parted_into_words() {
+        use crate::learn::{LearnOptions, VocabularyKind, learn};
+        let text = "我们使用语言模型playing games。";
+        for kind in [VocabularyKind::Unigram, VocabularyKind::ByteBpe] {
+            let options = LearnOptions { kind, vocab_size: 290, min_frequency: 1000, ..LearnOptions::default() };
+            let tokenizer = learn(std::iter::once(text.to_string()), &options, |_| {}).unwrap().tokenizer().unwrap();
+            let document = Segmenter::new(&tokenizer, true).encode(text).unwrap();
+            let mut words: Vec<Vec<u32>> = Vec::new();
+            for (&id, &continues) in document.ids.iter().zip(&document.continues) {
+                match words.last_mut() {
+                    Some(word) if continues => word.push(id),
+                    _ => words.push(vec![id]),
+                }
+            }
+            let shown: Vec<String> = words.iter().map(|word| tokenizer.decode(word, false).unwrap().trim().to_string()).collect();
+            let shown: Vec<&str> = shown.iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
+            assert_eq!(shown, ["我们", "使用", "语言", "模型", "playing", "games", "。"], "{kind:?}");
+        }
     }
 
     #[test]

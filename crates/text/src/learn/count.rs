@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::tokenizer::{Scratch, Splitter};
+use crate::tokenizer::{Scratch, Splitter, TokenizerError};
 
 const SHARDS: usize = 16;
 /// Texts are cut into tasks of about this many bytes, at line ends.
@@ -88,10 +88,30 @@ struct Local {
     overlong: u64,
 }
 
+/// How texts are split into what is counted.
+pub(crate) trait Words: Send + Sync {
+    /// Gives every word of the text to `sink`; the answer is how many were left out for their length.
+    fn each(&self, text: &str, sink: &mut dyn FnMut(&[u8])) -> Result<u64, TokenizerError>;
+}
+
+impl Words for Splitter {
+    fn each(&self, text: &str, sink: &mut dyn FnMut(&[u8])) -> Result<u64, TokenizerError> {
+        let mut overlong = 0;
+        self.words(text, 0, text.len(), &mut Scratch::default(), |word| {
+            if word.overlong {
+                overlong += 1;
+            } else {
+                sink(word.bytes);
+            }
+        });
+        Ok(overlong)
+    }
+}
+
 /// The words of all batches so far.
 pub(crate) struct WordCounts {
     shards: Vec<WordTable>,
-    splitter: Splitter,
+    splitter: Box<dyn Words>,
     max_words: usize,
     /// Words seen.
     pub(crate) words: u64,
@@ -102,7 +122,7 @@ pub(crate) struct WordCounts {
 }
 
 impl WordCounts {
-    pub(crate) fn new(splitter: Splitter, max_words: usize) -> Self {
+    pub(crate) fn new(splitter: Box<dyn Words>, max_words: usize) -> Self {
         Self { shards: (0..SHARDS).map(|_| WordTable::default()).collect(), splitter, max_words, words: 0, overlong: 0, pruned: (0, 0) }
     }
 
@@ -115,11 +135,11 @@ impl WordCounts {
     }
 
     /// Counts the words of a batch. Sums do not depend on how the batch is shared out.
-    pub(crate) fn add(&mut self, texts: &[String]) {
+    pub(crate) fn add(&mut self, texts: &[String]) -> Result<(), TokenizerError> {
         let tasks: Vec<&str> = texts.iter().flat_map(|text| Pieces { rest: text }).collect();
         let share = tasks.len().div_ceil(rayon::current_num_threads()).max(1);
-        let splitter = self.splitter;
-        let locals: Vec<Local> = tasks.par_chunks(share).map(|tasks| count(&splitter, tasks)).collect();
+        let splitter = &*self.splitter;
+        let locals = tasks.par_chunks(share).map(|tasks| count(splitter, tasks)).collect::<Result<Vec<Local>, _>>()?;
         self.words += locals.iter().map(|local| local.words).sum::<u64>();
         self.overlong += locals.iter().map(|local| local.overlong).sum::<u64>();
         self.shards.par_iter_mut().enumerate().for_each(|(i, shard)| {
@@ -132,6 +152,7 @@ impl WordCounts {
         if self.distinct() > self.max_words {
             self.prune();
         }
+        Ok(())
     }
 
     /// Forgets the rarest words, all of one frequency together, until a quarter of the table is free.
@@ -149,21 +170,19 @@ impl WordCounts {
     }
 }
 
-fn count(splitter: &Splitter, tasks: &[&str]) -> Local {
+fn count(splitter: &dyn Words, tasks: &[&str]) -> Result<Local, TokenizerError> {
     let mut local = Local { shards: Default::default(), words: 0, overlong: 0 };
-    let mut scratch = Scratch::default();
     for task in tasks {
-        splitter.words(task, 0, task.len(), &mut scratch, |word| {
-            local.words += 1;
-            if word.overlong {
-                local.overlong += 1;
-                return;
-            }
-            let hash = xxh3_64(word.bytes);
-            local.shards[(hash >> 60) as usize].add(word.bytes, hash, 1);
-        });
+        let (shards, words) = (&mut local.shards, &mut local.words);
+        let overlong = splitter.each(task, &mut |word| {
+            *words += 1;
+            let hash = xxh3_64(word);
+            shards[(hash >> 60) as usize].add(word, hash, 1);
+        })?;
+        local.words += overlong;
+        local.overlong += overlong;
     }
-    local
+    Ok(local)
 }
 
 /// A text in parts of about [`TASK`] bytes that end with a line.

@@ -1,5 +1,5 @@
 //! Building pieces by merging the most frequent pair of neighbours, again and again (byte-pair
-//! encoding; Sennrich et al. 2016) over words whose later characters carry the `##` mark.
+//! encoding; Sennrich et al. 2016) over words whose later characters carry a mark (`##` in WordPiece, none in BPE).
 //!
 //! Pair counts are kept up to date from the words that change. The queue is lazy: an entry whose
 //! count is out of date goes back with the right one.
@@ -9,14 +9,12 @@ use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use crate::tokenizer::CONTINUATION;
-
 /// Stands where a character was left out of the alphabet: nothing merges across it.
 const BREAK: u32 = u32::MAX;
 
 /// Multiplicative hashing for keys that are two small numbers.
 #[derive(Default)]
-struct PairHasher(u64);
+pub(super) struct PairHasher(u64);
 
 impl Hasher for PairHasher {
     fn finish(&self) -> u64 {
@@ -102,6 +100,11 @@ pub(crate) struct Alphabet {
 }
 
 impl Alphabet {
+    /// These characters, whatever the words hold.
+    pub(crate) fn fixed(kept: Vec<char>) -> Self {
+        Self { continues: vec![true; kept.len()], kept, dropped: 0 }
+    }
+
     /// The most frequent characters of the words, at most `limit` of them and at most `room` pieces
     /// (a character that also continues words takes two). Of equally frequent ones the lower code point stays.
     pub(crate) fn new<'a>(words: impl Iterator<Item = (&'a str, u64)>, limit: usize, room: usize) -> Self {
@@ -134,16 +137,18 @@ impl Alphabet {
 /// The outcome of merging.
 pub(crate) struct Merged {
     pub(crate) pieces: Vec<String>,
-    pub(crate) merges: usize,
+    /// Ids of the pairs, in the order in which they were merged.
+    pub(crate) merges: Vec<(u32, u32)>,
     /// Occurrences of the last pair merged.
     pub(crate) least: u64,
 }
 
 /// `special` tokens, then the alphabet, then merges until there are `vocab_size` pieces or the best
-/// pair is rarer than `min_frequency`. Equally frequent pairs: the one of lower ids first.
+/// pair is rarer than `min_frequency`. Equally frequent pairs: the one of lower ids first. Pieces that continue a word begin with `continuation`.
 pub(crate) fn merge<'a>(
     words: impl Iterator<Item = (&'a str, u64)>,
     special: &[String],
+    continuation: &str,
     alphabet: &Alphabet,
     vocab_size: usize,
     min_frequency: u64,
@@ -166,7 +171,7 @@ pub(crate) fn merge<'a>(
         symbols.insert(c, (id_of(&mut pieces, c.to_string()), BREAK));
     }
     for (&c, _) in alphabet.kept.iter().zip(&alphabet.continues).filter(|(_, continues)| **continues) {
-        let id = id_of(&mut pieces, format!("{CONTINUATION}{c}"));
+        let id = id_of(&mut pieces, format!("{continuation}{c}"));
         symbols.entry(c).and_modify(|ids| ids.1 = id);
     }
 
@@ -175,7 +180,7 @@ pub(crate) fn merge<'a>(
     let mut queue: BinaryHeap<(i64, Reverse<u64>)> =
         pairs.places.iter().map(|(&key, &place)| (pairs.pairs[place as usize].count, Reverse(key))).collect();
     let least_count = i64::try_from(min_frequency.max(1)).unwrap_or(i64::MAX);
-    let (mut merges, mut least) = (0, 0);
+    let (mut merges, mut least) = (Vec::new(), 0);
     let mut gained: Vec<(u64, usize)> = Vec::new();
     while pieces.len() < vocab_size {
         let Some((count, Reverse(pair))) = queue.pop() else { break };
@@ -193,24 +198,25 @@ pub(crate) fn merge<'a>(
         }
         let (first, second) = ((pair >> 32) as u32, pair as u32);
         let later = &pieces[second as usize];
-        let later = later.strip_prefix(CONTINUATION).unwrap_or(later);
+        let later = later.strip_prefix(continuation).unwrap_or(later);
         let merged = format!("{}{later}", pieces[first as usize]);
         let merged = id_of(&mut pieces, merged);
         gained.clear();
+        let round = merges.len() as u32;
         for word in std::mem::take(&mut pairs.pairs[place].words) {
-            words.merge(word, (first, second, merged), merges, &mut pairs, &mut gained);
+            words.merge(word, (first, second, merged), round, &mut pairs, &mut gained);
         }
         pairs.pairs[place].count = 0;
         for &(key, place) in &gained {
             queue.push((pairs.pairs[place].count, Reverse(key)));
         }
-        merges += 1;
+        merges.push((first, second));
         least = count as u64;
-        if merges % 256 == 0 {
+        if merges.len() % 256 == 0 {
             progress(pieces.len());
         }
     }
-    Merged { pieces, merges: merges as usize, least }
+    Merged { pieces, merges, least }
 }
 
 impl Words {

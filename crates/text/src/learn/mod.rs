@@ -1,4 +1,4 @@
-//! Learning a WordPiece vocabulary from texts.
+//! Learning a vocabulary from texts: WordPiece, byte-level BPE or Unigram.
 //!
 //! Words are counted on all cores while the next texts are read; only distinct words are kept, and
 //! of those no more than [`LearnOptions::max_words`], so memory does not grow with the input. The
@@ -6,10 +6,14 @@
 //! way the texts are cut into items beyond their order has an influence.
 
 mod count;
+mod kind;
 mod merge;
+mod unigram;
 
-use crate::tokenizer::{Normalization, Splitter, Tokenizer, TokenizerError, WordPieceOptions};
-use count::WordCounts;
+use crate::tokenizer::{BYTES, CONTINUATION, Normalization, Splitter, Tokenizer, TokenizerError, WordPieceOptions};
+use count::{WordCounts, Words};
+use kind::Pretokens;
+pub use kind::VocabularyKind;
 use merge::{Alphabet, merge};
 
 /// Texts are counted in batches of about this many bytes.
@@ -18,20 +22,23 @@ const BATCH: usize = 8 << 20;
 /// What vocabulary to learn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LearnOptions {
+    /// Which kind of pieces.
+    pub kind: VocabularyKind,
     /// Pieces in all, special tokens included. Fewer come out of texts that do not hold as many.
     pub vocab_size: usize,
-    /// How texts are cleaned and split; the tokenizer gets the same.
+    /// How texts are cleaned and split; the tokenizer gets the same. The other kinds take from it only whether text is lowercased (and, of
+    /// Unigram, stripped of its accents).
     pub normalization: Normalization,
-    /// Pairs rarer than this are not merged.
+    /// Pairs rarer than this are not merged. Unigram has no use for it.
     pub min_frequency: u64,
     /// The first ids.
     pub special_tokens: Vec<String>,
     /// Most characters that get pieces of their own, the most frequent ones. `None` keeps all that
-    /// fit in nine tenths of the vocabulary.
+    /// fit in nine tenths of the vocabulary. Byte-level BPE has the 256 bytes.
     pub alphabet_limit: Option<usize>,
     /// Most distinct words kept while counting; beyond, the rarest are forgotten.
     pub max_words: usize,
-    /// Words of more characters are left out, as the tokenizer does not split them either.
+    /// Words of more characters are left out, as the tokenizer does not split them either; for the other kinds, whose tokenizers do, they are cut.
     pub max_word_chars: usize,
 }
 
@@ -39,6 +46,7 @@ impl Default for LearnOptions {
     fn default() -> Self {
         let pieces = WordPieceOptions::default();
         Self {
+            kind: VocabularyKind::WordPiece,
             vocab_size: 30_000,
             normalization: pieces.normalization,
             min_frequency: 2,
@@ -100,11 +108,23 @@ pub struct LearnReport {
     pub pieces: usize,
 }
 
+/// What a kind knows of its pieces besides.
+#[derive(Clone, Debug, PartialEq)]
+enum Found {
+    /// Nothing: the longest piece is taken.
+    Pieces,
+    /// Ids of the pairs that were merged, in order.
+    Merges(Vec<(u32, u32)>),
+    /// Logarithms of the pieces' probabilities.
+    Scores(Vec<f64>),
+}
+
 /// A vocabulary.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Learned {
     /// The pieces; the place is the id.
     pub pieces: Vec<String>,
+    found: Found,
     /// What was seen and left out.
     pub report: LearnReport,
     options: LearnOptions,
@@ -116,6 +136,15 @@ impl Learned {
     /// # Errors
     /// When the special tokens lack `[UNK]`.
     pub fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
+        let (special, cased) = (&self.options.special_tokens, !self.options.normalization.lowercase);
+        match &self.found {
+            Found::Pieces => {}
+            Found::Merges(merges) => return kind::byte_bpe(&self.pieces, merges, special, cased),
+            Found::Scores(scores) => {
+                let pieces: Vec<(String, f64)> = self.pieces.iter().cloned().zip(scores.iter().copied()).collect();
+                return kind::unigram(&pieces, special, cased);
+            }
+        }
         let has = |token: &str| self.options.special_tokens.iter().any(|t| t == token);
         let template = has("[CLS]") && has("[SEP]");
         Tokenizer::from_pieces(
@@ -164,11 +193,16 @@ where
 {
     check(options)?;
     let mut report = LearnReport::default();
-    let mut counts = WordCounts::new(Splitter::new(options.normalization, options.max_word_chars), options.max_words);
+    let splitter: Box<dyn Words> = match options.kind {
+        VocabularyKind::WordPiece => Box::new(Splitter::new(options.normalization, options.max_word_chars)),
+        other => Box::new(Pretokens::new(other, !options.normalization.lowercase, options.max_word_chars)?),
+    };
+    let mut counts = WordCounts::new(splitter, options.max_words);
     let failed = |error: E| TokenizerError::Texts(error.into());
     let mut batch = read(&mut texts).map_err(failed)?;
     while !batch.is_empty() {
-        let (next, ()) = rayon::join(|| read(&mut texts), || counts.add(&batch));
+        let (next, counted) = rayon::join(|| read(&mut texts), || counts.add(&batch));
+        counted?;
         report.documents += batch.len() as u64;
         report.bytes += batch.iter().map(|text| text.len() as u64).sum::<u64>();
         progress(LearnProgress::Counting { documents: report.documents, bytes: report.bytes, distinct_words: counts.distinct() });
@@ -184,27 +218,50 @@ where
 
     // Normalised words are whole characters, so none is lost here.
     let words = || counts.iter().filter_map(|(word, count)| Some((std::str::from_utf8(word).ok()?, count)));
-    let room = options.vocab_size - options.special_tokens.len();
-    let alphabet = match options.alphabet_limit {
-        Some(limit) => Alphabet::new(words(), limit, room),
-        None => Alphabet::new(words(), usize::MAX, (room - room / 10).max(2)),
+    let vocab_size = options.vocab_size;
+    let room = vocab_size - options.special_tokens.len();
+    let alphabet = match (options.kind, options.alphabet_limit) {
+        (VocabularyKind::ByteBpe, _) => Alphabet::fixed(BYTES.to_vec()),
+        (_, Some(limit)) => Alphabet::new(words(), limit, room),
+        (_, None) => Alphabet::new(words(), usize::MAX, (room - room / 10).max(2)),
     };
     report.alphabet = alphabet.kept.len();
     report.alphabet_dropped = alphabet.dropped;
-    let vocab_size = options.vocab_size;
-    let merged = merge(words(), &options.special_tokens, &alphabet, vocab_size, options.min_frequency, |pieces| {
-        progress(LearnProgress::Merging { pieces, vocab_size });
-    });
-    report.merges = merged.merges;
-    report.least_frequency = merged.least;
-    report.pieces = merged.pieces.len();
+    let (pieces, found) = if options.kind == VocabularyKind::Unigram {
+        progress(LearnProgress::Merging { pieces: report.alphabet, vocab_size });
+        let known: std::collections::HashSet<char> = alphabet.kept.iter().copied().collect();
+        // In order, so that the hash table has no influence. A character without a piece parts its word.
+        let mut sorted: Vec<(&str, u64)> = words().collect();
+        sorted.sort_unstable();
+        let parts = sorted.into_iter().flat_map(|(word, count)| word.split(|c| !known.contains(&c)).map(move |part| (part, count)));
+        let parts: Vec<unigram::Word> =
+            parts.filter(|(part, _)| !part.is_empty()).map(|(part, count)| unigram::Word::new(part, count)).collect();
+        let likely = unigram::pieces(&parts, room, |pieces| progress(LearnProgress::Merging { pieces, vocab_size }));
+        let mut pieces = options.special_tokens.clone();
+        let mut scores = vec![0.0; pieces.len()];
+        for (piece, score) in likely.into_iter().filter(|(piece, _)| !options.special_tokens.contains(piece)) {
+            pieces.push(piece);
+            scores.push(score);
+        }
+        (pieces, Found::Scores(scores))
+    } else {
+        let continuation = if options.kind == VocabularyKind::WordPiece { CONTINUATION } else { "" };
+        let merged = merge(words(), &options.special_tokens, continuation, &alphabet, vocab_size, options.min_frequency, |pieces| {
+            progress(LearnProgress::Merging { pieces, vocab_size });
+        });
+        report.merges = merged.merges.len();
+        report.least_frequency = merged.least;
+        let found = if options.kind == VocabularyKind::WordPiece { Found::Pieces } else { Found::Merges(merged.merges) };
+        (merged.pieces, found)
+    };
+    report.pieces = pieces.len();
     progress(LearnProgress::Merging { pieces: report.pieces, vocab_size });
-    Ok(Learned { pieces: merged.pieces, report, options: options.clone() })
+    Ok(Learned { pieces, found, report, options: options.clone() })
 }
 
 fn check(options: &LearnOptions) -> Result<(), TokenizerError> {
     let special = options.special_tokens.len();
-    let least = special + 2;
+    let least = special + if options.kind == VocabularyKind::ByteBpe { 256 } else { 2 };
     if options.vocab_size < least || u32::try_from(options.vocab_size).is_err() {
         return Err(TokenizerError::VocabularyTooSmall { vocab_size: options.vocab_size, special, least });
     }

@@ -2,11 +2,31 @@
 //! merged first), brought to the form of a `tokenizer.json`.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
 use super::error::TokenizerError;
 use super::files::{AGAIN, TokenizerConfig, optional, parse, read_text, wrong};
+
+/// The printable characters that GPT-2 writes bytes as: printable Latin-1 stands for itself, the other bytes for the characters from U+0100 on.
+pub(crate) static BYTES: LazyLock<[char; 256]> = LazyLock::new(|| {
+    let mut next = 0x100;
+    std::array::from_fn(|byte| match byte as u8 {
+        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => byte as u8 as char,
+        _ => {
+            next += 1;
+            char::from_u32(next - 1).unwrap_or(char::REPLACEMENT_CHARACTER)
+        }
+    })
+});
+
+/// A byte-level piece as people write it: 我 for `æĪĳ`. Spaces stay `Ġ`; pieces that are part of a character, or hold control characters, stay as they are.
+pub(super) fn readable(piece: &str) -> Option<String> {
+    let bytes: Option<Vec<u8>> = piece.chars().map(|c| BYTES.iter().position(|&b| b == c).map(|byte| byte as u8)).collect();
+    let text = String::from_utf8(bytes?).ok()?;
+    (!text.chars().any(char::is_control)).then(|| text.replace(' ', "Ġ"))
+}
 
 /// `tokenizer.json` for these files. Names of special tokens that the files leave open are filled in.
 pub(super) fn convert(vocab_path: &Path, merges_path: &Path, folder: &Path, config: &mut TokenizerConfig) -> Result<Value, TokenizerError> {

@@ -108,6 +108,13 @@ impl Tokenizer {
         Self::of_value(value, path, config)
     }
 
+    /// A tokenizer of the `tokenizers` crate that was made here; `origin` stands for the file in errors.
+    pub(crate) fn from_json(value: Value, origin: &Path) -> Result<Self, TokenizerError> {
+        // BERT's usual limit, for a tokenizer that is not of a model yet.
+        let config = TokenizerConfig { model_max_length: Some(512), ..TokenizerConfig::default() };
+        Self::of_value(value, origin, config)
+    }
+
     /// A tokenizer of the `tokenizers` crate, made from files of another form.
     fn of_value(value: Value, path: &Path, config: TokenizerConfig) -> Result<Self, TokenizerError> {
         let foreign = Foreign::new(value.to_string(), &value, path)?;
@@ -175,6 +182,10 @@ impl Tokenizer {
                 if let Value::Object(map) = &mut config {
                     for (key, name) in self.special_names() {
                         map.entry(key).or_insert(name);
+                    }
+                    let limit = self.config.model_max_length;
+                    if let Some(limit) = limit.filter(|&limit| map.get("model_max_length").and_then(Value::as_f64) != Some(limit as f64)) {
+                        map.insert("model_max_length".into(), limit.into());
                     }
                 }
                 write(&folder.join(CONFIG), pretty(&config).as_bytes())?;

@@ -6,6 +6,7 @@ use std::path::Path;
 use tokenizers::utils::truncation::{TruncationParams, truncate_encodings};
 use tokenizers::{PostProcessor, Tokenizer as Library};
 
+use super::byte_bpe;
 use super::encoding::{Encoding, NO_WORD};
 use super::error::TokenizerError;
 
@@ -145,19 +146,18 @@ impl Foreign {
         .map_err(failed)
     }
 
-    /// Offsets of SentencePiece's pieces, where the library's are not what the model read: the mark that is put before a text covers none of it, and marks
+    /// Offsets where the library's are not what the model read: the sign of a space that is put before a text covers none of it, and, of SentencePiece's pieces, marks
     /// that a letter was composed with belong to the letter.
     fn mend(&self, encoding: &mut Encoding, texts: [&str; 2]) {
-        if self.mark != Mark::Start('▁') {
-            return;
-        }
+        let Mark::Start(space) = self.mark else { return };
         for (part, text) in encoding.parts.clone().into_iter().zip(texts) {
             for i in part.start..part.end.saturating_sub(1) {
                 let (start, end) = encoding.offsets[i];
                 let next = encoding.offsets[i + 1].0;
-                if start == next && end > start && self.inner.id_to_token(encoding.ids[i]).as_deref() == Some("▁") {
+                if start == next && end > start && self.inner.id_to_token(encoding.ids[i]).is_some_and(|t| t.chars().eq([space])) {
                     encoding.offsets[i].1 = start;
-                } else if let Some(between) = text.get(end as usize..next as usize)
+                } else if space == '▁'
+                    && let Some(between) = text.get(end as usize..next as usize)
                     && !between.is_empty()
                     && !between.contains(char::is_whitespace)
                 {
@@ -177,6 +177,13 @@ impl Foreign {
 
     pub(crate) fn id_to_token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
+    }
+
+    /// The token of an id as people write it.
+    pub(crate) fn readable(&self, id: u32) -> Option<String> {
+        let token = self.inner.id_to_token(id)?;
+        let byte_level = self.mark == Mark::Start('Ġ') && !self.special.contains(&id);
+        Some(byte_level.then(|| byte_bpe::readable(&token)).flatten().unwrap_or(token))
     }
 
     /// One more than the highest id, so that every id fits an embedding of this size.

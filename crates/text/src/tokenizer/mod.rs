@@ -31,6 +31,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+pub(crate) use byte_bpe::BYTES;
 pub use encoding::{Encoding, NO_WORD};
 pub use error::TokenizerError;
 pub use files::TokenizerConfig;
@@ -251,6 +252,15 @@ impl Tokenizer {
         match &self.kind {
             Kind::WordPiece(wordpiece) => wordpiece.pieces().get(id as usize).cloned(),
             Kind::Foreign(foreign) => foreign.id_to_token(id),
+        }
+    }
+
+    /// The token of an id as people write it: pieces of bytes as the text that they are, with `Ġ` for a space. For display alone: two ids may look
+    /// the same.
+    pub fn readable(&self, id: u32) -> Option<String> {
+        match &self.kind {
+            Kind::WordPiece(_) => self.id_to_token(id),
+            Kind::Foreign(foreign) => foreign.readable(id),
         }
     }
 
