@@ -13,7 +13,7 @@ use crate::job::{Job, Output, Sequence, Step, Want};
 use crate::paint::Paint;
 use crate::rows::{self, Field, Needed, Row};
 use crate::task::{Figures, Head, Task};
-use crate::text_classification::missing;
+use crate::text_classification::{is_cut, missing};
 
 /// The task.
 pub struct FillMask;
@@ -90,6 +90,18 @@ impl Task for FillMask {
         let mask = tokenizer.special().mask;
         let encoding = tokenizer.encode_truncated(&text, context.max_length)?;
         let masks: Vec<u32> = (0..encoding.len()).filter(|&t| Some(encoding.ids[t]) == mask).map(|t| t as u32).collect();
+        // A text that is too long may have masks in the part that is not read.
+        let cut = encoding.len() >= context.max_length && is_cut(&encoding, [&text, ""]);
+        if cut && mask.is_some() {
+            let all = tokenizer.encode(&text, true)?.ids.iter().filter(|&&id| Some(id) == mask).count();
+            if all > masks.len() {
+                return refuse(format!(
+                    "of {all} masks {} stand outside the {} tokens that are read of a text; shorten the text around them",
+                    all - masks.len(),
+                    context.max_length
+                ));
+            }
+        }
         let Some(mask) = mask.filter(|_| !masks.is_empty()) else {
             let mask = mask.and_then(|id| tokenizer.id_to_token(id)).unwrap_or_else(|| "[MASK]".into());
             return Err(TaskError::NoMask { text, mask });
@@ -103,7 +115,6 @@ impl Task for FillMask {
         affordable(masks.len(), top.min(tokenizer.vocab_size()), &text)?;
         let want = Want::Candidates { rows: masks.clone(), top, only: Vec::new() };
         let sequence = Sequence::new(&encoding, want);
-        let cut = encoding.len() >= context.max_length;
         let context = Arc::clone(context);
         let mut job = Job::new(vec![sequence], move |outputs| {
             let mut answer = decode(&context.tokenizer, &text, &encoding, &masks, &outputs[0]);

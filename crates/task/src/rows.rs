@@ -133,6 +133,17 @@ pub fn texts(value: &Value) -> Option<Vec<String>> {
     }
 }
 
+/// One text or several: a list, in a table its JSON text, or a text alone, which may begin with a bracket, too.
+pub fn one_or_many(value: &Value) -> Option<Vec<String>> {
+    match value {
+        Value::String(text) => {
+            let list = if text.trim_start().starts_with('[') { texts(value) } else { None };
+            Some(list.unwrap_or_else(|| vec![text.clone()]))
+        }
+        list => texts(list),
+    }
+}
+
 /// A value in at most 60 characters.
 pub(crate) fn brief(value: &Value) -> String {
     let text = value.to_string();

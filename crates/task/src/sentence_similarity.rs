@@ -9,7 +9,7 @@ use crate::error::TaskError;
 use crate::job::{Job, Step};
 use crate::metric::correlation;
 use crate::paint::Paint;
-use crate::rows::{self, Field, Needed, Row, texts};
+use crate::rows::{self, Field, Needed, Row, one_or_many};
 use crate::sentence_embedding::{cosine, embed, vector};
 use crate::task::{Figures, Head, Task};
 use crate::text_classification::missing;
@@ -92,8 +92,5 @@ impl Task for SentenceSimilarity {
 
 /// One text is a list of one.
 fn sentences(row: &Row) -> Option<Vec<String>> {
-    match row.value.get("sentences")? {
-        Value::String(text) if !text.starts_with('[') => Some(vec![text.clone()]),
-        list => texts(list),
-    }
+    one_or_many(row.value.get("sentences")?)
 }
