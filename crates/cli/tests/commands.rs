@@ -144,6 +144,10 @@ fn from_a_recipe_to_answers() {
     world.run("pretrain recipe.toml --set train.budgets=1").fails(1, &["train.budgets", "unknown field"]);
 
     // a masked word
+    // a run that is finished says so, and writes nothing
+    let log = std::fs::read(world.path("run/log.jsonl")).unwrap();
+    assert!(world.run("pretrain recipe.toml --resume").well().err.contains("the run is finished"));
+    assert_eq!(std::fs::read(world.path("run/log.jsonl")).unwrap(), log);
     let done = world.command("predict --model run/model --json --top-k 3").args(["the [MASK] slept", "[MASK] [MASK]"]).output().unwrap();
     let answers = world::Done::from(done).well().json();
     assert_eq!(answers[0]["answer"].as_array().unwrap().len(), 3, "one mask: its candidates");
