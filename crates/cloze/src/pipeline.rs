@@ -312,9 +312,10 @@ impl<'d> Pipeline<'d> {
         seen: &mut dyn FnMut(usize, &Row, &Value) -> Result<(), Error>,
     ) -> Result<Figures, Error> {
         let mut found = Vec::with_capacity(rows.len());
+        let options = task.measured(options);
         for chunk in rows.chunks(CHUNK) {
             let inputs: Vec<Value> = chunk.iter().map(|r| r.value.clone()).collect();
-            let answers = self.answer(task, &inputs, options).map_err(|error| match error {
+            let answers = self.answer(task, &inputs, &options).map_err(|error| match error {
                 Error::Input { place, source } => Error::Row { path: chunk[place].path.to_path_buf(), line: chunk[place].line, source },
                 other => other,
             });

@@ -153,8 +153,9 @@ impl Task for FillMask {
                 Some(Value::Array(_)) => row.list("label")?,
                 _ => vec![row.written("label")?],
             };
-            for (word, candidates) in gold.iter().zip(answers(answer)) {
-                let at = candidates.iter().position(|c| c.token_str.trim_start_matches(['Ġ', '▁']).eq_ignore_ascii_case(word));
+            let found = words(answer);
+            for (mask, word) in gold.iter().enumerate() {
+                let at = found.get(mask).and_then(|found| found.iter().position(|f| f.to_lowercase() == word.to_lowercase()));
                 total += 1;
                 first += usize::from(at == Some(0));
                 five += usize::from(at.is_some_and(|a| a < 5));
@@ -186,6 +187,20 @@ pub fn answers(answer: &Value) -> Answer {
     serde_json::from_value::<Answer>(answer.clone())
         .or_else(|_| serde_json::from_value::<Vec<Candidate>>(answer.clone()).map(|flat| vec![flat]))
         .unwrap_or_default()
+}
+
+/// What is found for each mask, the likeliest first; of masks that were filled together, in the order of the fillings.
+fn words(answer: &Value) -> Vec<Vec<String>> {
+    match serde_json::from_value::<Vec<Filling>>(answer.clone()) {
+        Ok(fillings) => {
+            let masks = fillings.first().map_or(0, |f| f.words.len());
+            (0..masks).map(|mask| fillings.iter().filter_map(|f| f.words.get(mask).cloned()).collect()).collect()
+        }
+        Err(_) => {
+            let word = |c: &Candidate| c.token_str.trim_start_matches(['Ġ', '▁']).to_owned();
+            answers(answer).iter().map(|all| all.iter().map(word).collect()).collect()
+        }
+    }
 }
 
 fn decode(tokenizer: &Tokenizer, text: &str, encoding: &Encoding, masks: &[u32], output: &Output) -> Answer {

@@ -119,3 +119,29 @@ fn labels_of_a_cell_and_hypotheses_are_read_as_they_are_meant() {
     assert!(why.contains("{}") && why.contains("This is good."), "{why}");
 }
 
+/// What shortens an answer, or shows it another way, changes no figure.
+#[test]
+fn figures_are_about_whole_answers() {
+    let short = Options { top_k: Some(1), raw_scores: Some(true), tokens: Some(true), threshold: Some(0.5), ..Options::default() };
+    let kept = Options { threshold: Some(0.5), ..Options::default() };
+    assert_eq!(task("text-classification").measured(&short), kept);
+    assert_eq!(task("token-classification").measured(&short), kept);
+    assert_eq!(task("extractive-summarization").measured(&short), short, "how long a summary is is a part of the question");
+}
+
+/// Masks that are filled together, and whole words, are measured as those that are filled alone.
+#[test]
+fn fillings_are_measured() {
+    let context = context(&[], Problem::SingleLabel, 32);
+    let filling = |words: [&str; 2]| json!({"score": 0.5, "tokens": [11, 14], "words": words, "sequence": ""});
+    let candidate = |word: &str| json!({"score": 0.5, "token": 11, "token_str": word, "sequence": ""});
+    let row = |label: Value| Row::new(json!({"text": "the [MASK] [MASK]", "label": label}));
+    let figures = |label: Value, answer: Value| task("fill-mask").figures(&context, &[row(label)], &[answer]).unwrap().values;
+    let together = json!([filling(["dog", "Sat"]), filling(["cat", "sat"])]);
+    let found = figures(json!(["cat", "sat"]), together.clone());
+    assert_eq!((found["accuracy"], found["hits@5"]), (0.5, 1.0));
+    assert_eq!(figures(json!(["cat", "sat", "paris"]), together)["hits@5"], 2.0 / 3.0, "a word without a mask is missed");
+    let alone = json!([[candidate("Ġcat")], [candidate("▁sat")]]);
+    assert_eq!(figures(json!(["cat", "sat"]), alone)["accuracy"], 1.0);
+}
+
