@@ -165,7 +165,7 @@ pub(crate) async fn ablation(State(app): State<Arc<App>>, request: Parsed<Ablati
     };
     let found = tokio::task::spawn_blocking(look).await.map_err(|e| ApiError::Backend { problem: e.to_string() })??;
     let found = found.ok_or_else(unseen)?.map_err(|e| ApiError::Task { problem: e.to_string() })?;
-    work.answer(&found)
+    work.answer(found).await
 }
 
 /// Tokens of the sequences that an input becomes.

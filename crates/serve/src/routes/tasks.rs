@@ -61,7 +61,7 @@ pub(crate) async fn answer(
     };
     let jobs = work.tokenize(characters, encode).await?;
     let mut answers = finish(&mut work, jobs).await?;
-    if many { work.answer(&answers) } else { work.answer(&answers.pop()) }
+    if many { work.answer(answers).await } else { work.answer(answers.pop()).await }
 }
 
 /// Run jobs round by round to their answers, in their order.
@@ -76,25 +76,22 @@ async fn finish(work: &mut Work, jobs: Vec<Job>) -> Result<Vec<Value>, ApiError>
         let mut room = ANSWER_BYTES.saturating_sub(answered);
         let decode = move |_: &Served, caller: &Caller<'_>| {
             let mut outputs = outputs.into_iter();
-            let step = |((at, job), count): ((usize, Job), usize)| -> Result<(usize, Step), ApiError> {
+            let step = |((at, job), count): ((usize, Job), usize)| -> Result<(usize, Step, usize), ApiError> {
                 caller.waits()?;
                 let own = outputs.by_ref().take(count).collect();
                 let step = (job.finish)(own).map_err(fault)?;
-                if let Step::Answer(answer) = &step {
-                    let problem = || format!("the answers are longer than {} MB; send fewer inputs, or ask for less", ANSWER_BYTES >> 20);
-                    room = room.checked_sub(bytes(answer)).ok_or_else(|| ApiError::Task { problem: problem() })?;
-                }
-                Ok((at, step))
+                let length = if let Step::Answer(answer) = &step { bytes(answer) } else { 0 };
+                let problem = || format!("the answers are longer than {} MB; send fewer inputs, or ask for less", ANSWER_BYTES >> 20);
+                room = room.checked_sub(length).ok_or_else(|| ApiError::Task { problem: problem() })?;
+                Ok((at, step, length))
             };
             open.into_iter().zip(counts).map(step).collect::<Result<Vec<_>, _>>()
         };
         let mut next = Vec::new();
-        for (at, step) in work.tokenize(0, decode).await? {
+        for (at, step, length) in work.tokenize(0, decode).await? {
+            answered += length;
             match step {
-                Step::Answer(answer) => {
-                    answered += bytes(&answer);
-                    answers[at] = answer;
-                }
+                Step::Answer(answer) => answers[at] = answer,
                 Step::Again(job) => next.push((at, job)),
             }
         }
