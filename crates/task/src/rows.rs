@@ -251,6 +251,12 @@ impl Iterator for Rows {
     }
 }
 
+/// The first value of an input that no field is for: a name that was mistaken, or an option that stands in the wrong place.
+pub fn unknown<'v>(fields: &[Field], input: &'v Value) -> Option<&'v str> {
+    let names = input.as_object().into_iter().flat_map(Map::keys);
+    names.map(String::as_str).find(|name| !fields.iter().any(|f| f.name == *name))
+}
+
 /// An input of a task from a program or a request: an object, or a plain text as its first field.
 pub fn input(task: &'static str, fields: &'static [Field], value: &Value) -> Result<Row, TaskError> {
     let object = match value {

@@ -10,7 +10,8 @@ use cloze_text::Tokenizer;
 use cloze_text::tokenizer::WordPieceOptions;
 use serde_json::{Value, json};
 
-const WORDS: &str = "[PAD] [UNK] [CLS] [SEP] [MASK] . , ? ! - the a cat dog sat ran in on paris london good bad film is not 北 京 新 华 社 。 [ ]";
+const WORDS: &str =
+    "[PAD] [UNK] [CLS] [SEP] [MASK] . , ? ! - the a cat dog sat ran in on paris london good bad film is not 北 京 新 华 社 。 [ ]";
 
 fn context(labels: &[&str], problem: Problem, max_length: usize) -> Arc<Context> {
     let tokenizer = Tokenizer::from_pieces(WORDS.split_whitespace().map(String::from).collect(), WordPieceOptions::default()).unwrap();
@@ -42,7 +43,8 @@ fn a_text_that_begins_with_a_bracket_is_a_text() {
     // A cell of a table holds a list as its JSON text.
     let similar = json!({"source_sentence": "the cat", "sentences": "[\"a dog\", \"in paris\"]"});
     assert_eq!(texts(&context, "sentence-similarity", &similar), ["the cat", "a dog", "in paris"]);
-    let parts = task("extractive-summarization").encode(&context, &json!({"text": "[\"the cat\", \"a dog\"]"}), &Options::default()).unwrap();
+    let parts =
+        task("extractive-summarization").encode(&context, &json!({"text": "[\"the cat\", \"a dog\"]"}), &Options::default()).unwrap();
     assert_eq!(parts.sequences[0].want, Want::Tokens { rows: vec![0, 4] });
 }
 
@@ -101,7 +103,9 @@ fn labels_of_a_cell_and_hypotheses_are_read_as_they_are_meant() {
         let job = task("zero-shot-classification").encode(&context, &json!({"text": "the film", "labels": labels}), options)?;
         let outputs = job.sequences.iter().map(|_| Output::Rows { width: 2, values: vec![0.0, 1.0] }).collect();
         let Step::Answer(answer) = (job.finish)(outputs)? else { panic!("one round") };
-        Ok::<_, cloze_task::TaskError>(answer.as_array().unwrap().iter().map(|l| l["label"].as_str().unwrap().to_owned()).collect::<Vec<_>>())
+        Ok::<_, cloze_task::TaskError>(
+            answer.as_array().unwrap().iter().map(|l| l["label"].as_str().unwrap().to_owned()).collect::<Vec<_>>(),
+        )
     };
     let plain = Options::default();
     for (given, expected) in [
@@ -145,3 +149,10 @@ fn fillings_are_measured() {
     assert_eq!(figures(json!(["cat", "sat"]), alone)["accuracy"], 1.0);
 }
 
+#[test]
+fn names_that_no_field_has_are_found() {
+    let fields = task("fill-mask").fields();
+    let unknown = |input: Value| cloze_task::rows::unknown(fields, &input).map(str::to_owned);
+    assert_eq!(unknown(json!({"text": "a", "top_k": 3})).as_deref(), Some("top_k"));
+    assert_eq!((unknown(json!({"text": "a", "label": "b"})), unknown(json!("a"))), (None, None));
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
+use cloze::task::rows::unknown;
 use cloze::task::{Job, Options, Sequence, Step, Task, TaskError};
 use serde_json::{Map, Value};
 
@@ -40,6 +41,7 @@ pub(crate) async fn answer(
     if inputs.is_empty() {
         return Err(ApiError::Empty { field: "inputs" });
     }
+    inputs.iter().try_for_each(|input| known(task, input))?;
     if !served.engine.serves(task) {
         let remedy = "serve a model that was made for this task";
         return Err(ApiError::NotServed { model: served.name.clone(), wants: task.head().name(), remedy });
@@ -62,6 +64,14 @@ pub(crate) async fn answer(
     let jobs = work.tokenize(characters, encode).await?;
     let mut answers = finish(&mut work, jobs).await?;
     if many { work.answer(answers).await } else { work.answer(answers.pop()).await }
+}
+
+/// Refuse an input with a value that the task would pass over.
+pub(crate) fn known(task: &dyn Task, input: &Value) -> Result<(), ApiError> {
+    let Some(name) = unknown(task.fields(), input) else { return Ok(()) };
+    let fields = task.fields().iter().map(|f| f.name).collect::<Vec<_>>().join(", ");
+    let problem = format!("unknown field {name:?}; {} takes {fields}, and options in `parameters` beside `inputs`", task.name());
+    Err(ApiError::Task { problem })
 }
 
 /// Run jobs round by round to their answers, in their order.
