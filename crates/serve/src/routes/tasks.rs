@@ -48,13 +48,20 @@ pub(crate) async fn answer(
     }
     let mut work = Work::begin(&app, served, begin, inputs.len(), many)?;
     let characters = inputs.iter().map(characters).sum();
-    let most = app.settings.max_queue_tokens;
+    let (most, may_cut) = (app.settings.max_queue_tokens, app.settings.auto_truncate);
     let encode = move |served: &Served, caller: &Caller<'_>| {
         let context = served.engine.context();
         let mut tokens = 0;
         let one = |input: &Value| {
             caller.waits()?;
             let job = task.encode(context, input, &options).map_err(fault)?;
+            if job.cut && !may_cut {
+                let limit = context.max_length;
+                let problem = format!(
+                    "an input is longer than the {limit} tokens that the model reads; shorten it, or start the server with --auto-truncate true"
+                );
+                return Err(ApiError::Invalid { field: "inputs", problem });
+            }
             tokens += job.tokens();
             // What the queue would not take is not worth the rest of the tokenizing, nor its memory.
             if tokens > most { Err(queue::too_many(tokens, most)) } else { Ok(job) }

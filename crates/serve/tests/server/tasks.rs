@@ -88,6 +88,24 @@ fn unknown_fields_of_our_own_routes_are_refused_before_anything_is_computed() {
     assert_eq!(world.figure("te_request_input_length_count"), 2.0);
 }
 
+/// A server that is told not to cut texts cuts none, whatever the route.
+#[test]
+fn long_inputs_are_cut_or_refused_as_the_server_is_told() {
+    let of = |auto_truncate: bool| World::usual(cloze_serve::Settings { auto_truncate, ..brisk() });
+    let (cutting, strict) = (of(true), of(false));
+    let (fits, long) = ("the ".repeat(62), "the ".repeat(63));
+    for (path, field) in [("/classify?model=mood", "text"), ("/score?model=words", "text"), ("/extract?model=gist", "text")] {
+        cutting.post(path, &json!({field: long})).good();
+        strict.post(path, &json!({field: "the cat"})).good();
+        let why = strict.post(path, &json!({field: long})).refused(422, "Validation");
+        assert!(why.contains("64 tokens") && why.contains("--auto-truncate"), "{path}: {why}");
+    }
+    strict.post("/classify?model=mood", &json!({"text": fits})).good();
+    // What is read in windows is not cut.
+    strict.post("/tag?model=names", &json!({"text": long})).good();
+    strict.post("/answer?model=spans", &json!({"question": "the cat", "context": long})).good();
+}
+
 #[test]
 fn attention_is_shown_in_numbers() {
     let world = World::usual(brisk());
