@@ -200,6 +200,12 @@ fn from_a_recipe_to_answers() {
     drop(give);
     assert!(child.wait().unwrap().success());
 
+    // what is cut is told, and the mark of an encoding is no part of the first line
+    world.write("marked.txt", "\u{feff}{\"text\": \"the old dog slept near the house again\"}\nthe old cat\n");
+    let told = world.run("predict --model classifier/model --input marked.txt --json --max-length 6").well();
+    assert!(told.err.contains("1 of the inputs were cut to the 6 tokens"), "{}", told.err);
+    assert_eq!(told.json()[0]["text"], "the old dog slept near the house again");
+
     // answers go to a file, and a run that was cut goes on behind its last whole line
     let whole = world.run("predict --model classifier/model --input dev.tsv --out all.jsonl").well();
     assert!(whole.out.is_empty());

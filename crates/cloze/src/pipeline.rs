@@ -273,7 +273,15 @@ impl<'d> Pipeline<'d> {
     /// # Errors
     /// [`Error::Input`] says which input the task cannot take.
     pub fn answer(&self, task: &dyn Task, inputs: &[Value], options: &Options) -> Result<Vec<Value>, Error> {
-        let mut found = Vec::with_capacity(inputs.len());
+        Ok(self.answer_counting(task, inputs, options)?.0)
+    }
+
+    /// The same, and how many of the inputs were longer than the model reads and were cut.
+    ///
+    /// # Errors
+    /// As [`Pipeline::answer`].
+    pub fn answer_counting(&self, task: &dyn Task, inputs: &[Value], options: &Options) -> Result<(Vec<Value>, usize), Error> {
+        let (mut found, mut cut) = (Vec::with_capacity(inputs.len()), 0);
         for chunk in inputs.chunks(CHUNK) {
             let encode = |(at, input): (usize, &Value)| {
                 let fault = |source| Error::Input { place: found.len() + at, source };
@@ -284,10 +292,11 @@ impl<'d> Pipeline<'d> {
             } else {
                 chunk.iter().enumerate().map(encode).collect()
             };
-            let jobs = jobs.into_iter().collect::<Result<_, _>>()?; // the first fault, whoever met one first
+            let jobs = jobs.into_iter().collect::<Result<Vec<Job>, _>>()?; // the first fault, whoever met one first
+            cut += jobs.iter().filter(|job| job.cut).count();
             found.extend(answers(self, jobs)?);
         }
-        Ok(found)
+        Ok((found, cut))
     }
 
     /// Figures on the labelled rows of a file; `seen` is told how many were answered, with each row and its answer.
