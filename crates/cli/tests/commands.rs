@@ -116,6 +116,8 @@ fn masks_are_shown() {
     assert!(done.out.contains("[MASK]→") || done.out.contains("[MASK]"), "{}", done.out);
     assert!(!done.out.contains('\u{1b}'), "no colour where no terminal is");
     world.run("prepare --input text.txt --tokenizer vocabulary --out second").fails(1, &["second"]);
+    // text without a tokenizer is not passed over
+    world.run("prepare --input text.txt --out third --show-masks 3").fails(2, &["--tokenizer"]);
 }
 
 /// Rows whose label is told by one word.
@@ -142,12 +144,12 @@ fn from_a_recipe_to_answers() {
     }
     world.run("pretrain recipe.toml").fails(1, &["holds a run already", "--resume"]);
     world.run("pretrain recipe.toml --set train.budgets=1").fails(1, &["train.budgets", "unknown field"]);
-
-    // a masked word
     // a run that is finished says so, and writes nothing
     let log = std::fs::read(world.path("run/log.jsonl")).unwrap();
     assert!(world.run("pretrain recipe.toml --resume").well().err.contains("the run is finished"));
     assert_eq!(std::fs::read(world.path("run/log.jsonl")).unwrap(), log);
+
+    // a masked word
     let done = world.command("predict --model run/model --json --top-k 3").args(["the [MASK] slept", "[MASK] [MASK]"]).output().unwrap();
     let answers = world::Done::from(done).well().json();
     assert_eq!(answers[0]["answer"].as_array().unwrap().len(), 3, "one mask: its candidates");
