@@ -101,7 +101,7 @@ fn both_doors_compare_alike() {
         ..Default::default()
     };
     prompts.write(&path, HIDDEN).unwrap();
-    let world = World::serving(brisk(), folder, cloze_serve::Models::load(models, Box::new(|path| load(path))).unwrap());
+    let world = World::serving(brisk(), folder, cloze_serve::Models::load(models, Box::new(load)).unwrap());
     let input = json!({"source_sentence": "the cat sat", "sentences": ["a dog ran", "猫 坐"]});
     let pipeline = cloze::Pipeline::load(&DEVICE, &path, cloze::train::run::Precision::F32, None).unwrap();
     let task = cloze::task::require("sentence-similarity").unwrap();
