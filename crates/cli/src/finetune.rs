@@ -147,8 +147,7 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
         found.push((model, done.figures.values));
     }
     let goal = goal.or_else(|| usual_goal(&settings.task, &found.first()?.1));
-    let value = |figures: &Figures| goal.as_ref().and_then(|goal| figures.get(goal)).copied().unwrap_or(f64::NAN);
-    let (best, _) = found.iter().max_by(|a, b| value(&a.1).total_cmp(&value(&b.1))).context("at least one seed is run")?;
+    let best = best(&found, goal.as_deref()).context("at least one seed is run")?;
     if args.seeds > 1 {
         let spread = spread(&found.iter().map(|f| &f.1).collect::<Vec<_>>());
         if options.json {
@@ -162,6 +161,12 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     options.say(format!("model: {}", best.display()));
     options.say(format!("try it:  cloze predict --model {} {}", best.display(), sample(&settings.task)));
     Ok(0)
+}
+
+/// The model with the most of a figure, the first of equals; where the figure is missing or no number, the last that may be chosen.
+fn best<'f>(found: &'f [(PathBuf, Figures)], goal: Option<&str>) -> Option<&'f PathBuf> {
+    let value = |figures: &Figures| goal.and_then(|goal| figures.get(goal)).copied().filter(|v| !v.is_nan()).unwrap_or(f64::NEG_INFINITY);
+    found.iter().rev().max_by(|a, b| value(&a.1).total_cmp(&value(&b.1))).map(|(model, _)| model)
 }
 
 /// Figures by name.
@@ -195,4 +200,18 @@ fn spread(runs: &[&Figures]) -> BTreeMap<String, [f64; 2]> {
         [mean, (squares / (n - 1.0).max(1.0)).sqrt()]
     };
     runs.first().into_iter().flat_map(|r| r.keys()).map(|name| (name.clone(), of(name))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_that_is_no_number_is_never_the_best() {
+        let seed = |name: &str, value: Option<f64>| (PathBuf::from(name), value.map(|v| ("f1".to_owned(), v)).into_iter().collect());
+        let found = [seed("a", Some(f64::NAN)), seed("b", Some(0.2)), seed("c", Some(0.7)), seed("d", Some(0.7)), seed("e", None)];
+        assert_eq!(best(&found, Some("f1")), Some(&PathBuf::from("c")));
+        assert_eq!(best(&found[..1], Some("f1")), Some(&PathBuf::from("a")));
+        assert_eq!(best(&[], Some("f1")), None);
+    }
 }

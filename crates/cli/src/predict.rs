@@ -61,13 +61,18 @@ struct Answering<'a> {
     out: Option<std::fs::File>,
     /// What inputs come from, for messages.
     source: String,
+    /// Inputs that were longer than the model reads.
+    cut: usize,
 }
 
 impl Answering<'_> {
     /// Answer inputs, each with its line or number.
     fn answer(&mut self, inputs: &[Value], lines: &[u64]) -> anyhow::Result<()> {
-        let answers = match self.pipeline.answer(self.task, inputs, &self.ask) {
-            Ok(answers) => answers,
+        let answers = match self.pipeline.answer_counting(self.task, inputs, &self.ask) {
+            Ok((answers, cut)) => {
+                self.cut += cut;
+                answers
+            }
             Err(cloze::Error::Input { place, source }) => {
                 // Those before it have their answers, so that a run can go on behind them.
                 if place > 0 {
@@ -112,7 +117,7 @@ impl Answering<'_> {
     }
 
     /// Answer every line as it comes: whoever types gets an answer at once, a file is answered in chunks.
-    fn lines<R: Read>(&mut self, from: R, skip: u64) -> anyhow::Result<u8> {
+    fn lines<R: Read>(&mut self, from: R, skip: u64) -> anyhow::Result<()> {
         let mut from = BufReader::with_capacity(1 << 18, from);
         let (mut chunk, mut numbers, mut line) = (Vec::new(), Vec::new(), Vec::new());
         for number in 1u64.. {
@@ -123,8 +128,9 @@ impl Answering<'_> {
             if number <= skip {
                 continue;
             }
-            let text =
-                std::str::from_utf8(&line).with_context(|| format!("{} {number}: not UTF-8", self.source))?.trim_end_matches(['\r', '\n']);
+            let text = std::str::from_utf8(&line).with_context(|| format!("{} {number}: not UTF-8", self.source))?;
+            // Some editors and shells begin a file with a mark of its encoding.
+            let text = if number == 1 { text.trim_start_matches('\u{feff}') } else { text }.trim_end_matches(['\r', '\n']);
             chunk.push(self.input(text));
             numbers.push(number);
             if chunk.len() == CHUNK || !from.buffer().contains(&b'\n') {
@@ -136,7 +142,7 @@ impl Answering<'_> {
         if !chunk.is_empty() {
             self.answer(&chunk, &numbers)?;
         }
-        Ok(0)
+        Ok(())
     }
 }
 
@@ -159,11 +165,30 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
         }
     };
     let json = options.json || args.out.is_some();
-    let mut answering =
-        Answering { pipeline: &pipeline, task, ask: args.ask.options()?, json, paint: Paint { colour }, out, source: String::new() };
+    let mut answering = Answering {
+        pipeline: &pipeline,
+        task,
+        ask: args.ask.options()?,
+        json,
+        paint: Paint { colour },
+        out,
+        source: String::new(),
+        cut: 0,
+    };
     if done > 0 {
         options.say(format!("{done} answers are there already; going on behind them"));
     }
+    all(&args, &mut answering, done)?;
+    if answering.cut > 0 {
+        let read = pipeline.context().max_length;
+        options.say(format!("{} of the inputs were cut to the {read} tokens that the model reads", answering.cut));
+    }
+    Ok(0)
+}
+
+/// Answer everything that is given, but for what was answered by an earlier run.
+fn all(args: &Args, answering: &mut Answering<'_>, done: u64) -> anyhow::Result<()> {
+    let task = answering.task;
     if let Some(path) = &args.input {
         answering.source = format!("{}: line", path.display());
         if path.extension().is_some_and(|e| e == "txt") {
@@ -192,7 +217,7 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
             }
             match fault {
                 Some(error) => return Err(error.into()),
-                None if chunk.is_empty() => return Ok(0),
+                None if chunk.is_empty() => return Ok(()),
                 None => {}
             }
         }
@@ -203,8 +228,7 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     }
     let inputs: Vec<Value> = args.text.iter().map(|t| answering.input(t)).collect();
     answering.source = "text".into();
-    answering.answer(&inputs, &(1..=inputs.len() as u64).collect::<Vec<_>>())?;
-    Ok(0)
+    answering.answer(&inputs, &(1..=inputs.len() as u64).collect::<Vec<_>>())
 }
 
 /// The file of answers, cut behind its last whole line, and how many lines it has.

@@ -16,7 +16,7 @@ use crate::signals::Signals;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Files, folders, patterns, or - for standard input; txt, jsonl, csv, tsv, also .gz and .zst
-    #[arg(long, num_args = 1.., required_unless_present = "show_masks")]
+    #[arg(long, num_args = 1.., required_unless_present = "show_masks", requires = "tokenizer")]
     input: Vec<String>,
     /// The tokenizer's folder; needed with --input
     #[arg(long, required_unless_present = "show_masks")]

@@ -75,6 +75,10 @@ fn index(args: &IndexArgs, options: &Options) -> anyhow::Result<u8> {
         print_json(&made)?;
     }
     options.say(format!("{} texts, vectors of {} numbers: {}", made.count, made.width, args.out.display()));
+    if made.cut > 0 {
+        let read = pipeline.context().max_length;
+        options.say(format!("{} of them are longer than the {read} tokens that are read: what stands behind is not found", made.cut));
+    }
     Ok(0)
 }
 

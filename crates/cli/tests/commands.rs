@@ -116,6 +116,8 @@ fn masks_are_shown() {
     assert!(done.out.contains("[MASK]→") || done.out.contains("[MASK]"), "{}", done.out);
     assert!(!done.out.contains('\u{1b}'), "no colour where no terminal is");
     world.run("prepare --input text.txt --tokenizer vocabulary --out second").fails(1, &["second"]);
+    // text without a tokenizer is not passed over
+    world.run("prepare --input text.txt --out third --show-masks 3").fails(2, &["--tokenizer"]);
 }
 
 /// Rows whose label is told by one word.
@@ -142,6 +144,10 @@ fn from_a_recipe_to_answers() {
     }
     world.run("pretrain recipe.toml").fails(1, &["holds a run already", "--resume"]);
     world.run("pretrain recipe.toml --set train.budgets=1").fails(1, &["train.budgets", "unknown field"]);
+    // a run that is finished says so, and writes nothing
+    let log = std::fs::read(world.path("run/log.jsonl")).unwrap();
+    assert!(world.run("pretrain recipe.toml --resume").well().err.contains("the run is finished"));
+    assert_eq!(std::fs::read(world.path("run/log.jsonl")).unwrap(), log);
 
     // a masked word
     let done = world.command("predict --model run/model --json --top-k 3").args(["the [MASK] slept", "[MASK] [MASK]"]).output().unwrap();
@@ -195,6 +201,12 @@ fn from_a_recipe_to_answers() {
     }
     drop(give);
     assert!(child.wait().unwrap().success());
+
+    // what is cut is told, and the mark of an encoding is no part of the first line
+    world.write("marked.txt", "\u{feff}{\"text\": \"the old dog slept near the house again\"}\nthe old cat\n");
+    let told = world.run("predict --model classifier/model --input marked.txt --json --max-length 6").well();
+    assert!(told.err.contains("1 of the inputs were cut to the 6 tokens"), "{}", told.err);
+    assert_eq!(told.json()[0]["text"], "the old dog slept near the house again");
 
     // answers go to a file, and a run that was cut goes on behind its last whole line
     let whole = world.run("predict --model classifier/model --input dev.tsv --out all.jsonl").well();

@@ -273,7 +273,15 @@ impl<'d> Pipeline<'d> {
     /// # Errors
     /// [`Error::Input`] says which input the task cannot take.
     pub fn answer(&self, task: &dyn Task, inputs: &[Value], options: &Options) -> Result<Vec<Value>, Error> {
-        let mut found = Vec::with_capacity(inputs.len());
+        Ok(self.answer_counting(task, inputs, options)?.0)
+    }
+
+    /// The same, and how many of the inputs were longer than the model reads and were cut.
+    ///
+    /// # Errors
+    /// As [`Pipeline::answer`].
+    pub fn answer_counting(&self, task: &dyn Task, inputs: &[Value], options: &Options) -> Result<(Vec<Value>, usize), Error> {
+        let (mut found, mut cut) = (Vec::with_capacity(inputs.len()), 0);
         for chunk in inputs.chunks(CHUNK) {
             let encode = |(at, input): (usize, &Value)| {
                 let fault = |source| Error::Input { place: found.len() + at, source };
@@ -284,10 +292,11 @@ impl<'d> Pipeline<'d> {
             } else {
                 chunk.iter().enumerate().map(encode).collect()
             };
-            let jobs = jobs.into_iter().collect::<Result<_, _>>()?; // the first fault, whoever met one first
+            let jobs = jobs.into_iter().collect::<Result<Vec<Job>, _>>()?; // the first fault, whoever met one first
+            cut += jobs.iter().filter(|job| job.cut).count();
             found.extend(answers(self, jobs)?);
         }
-        Ok(found)
+        Ok((found, cut))
     }
 
     /// Figures on the labelled rows of a file; `seen` is told how many were answered, with each row and its answer.
@@ -312,9 +321,10 @@ impl<'d> Pipeline<'d> {
         seen: &mut dyn FnMut(usize, &Row, &Value) -> Result<(), Error>,
     ) -> Result<Figures, Error> {
         let mut found = Vec::with_capacity(rows.len());
+        let options = task.measured(options);
         for chunk in rows.chunks(CHUNK) {
             let inputs: Vec<Value> = chunk.iter().map(|r| r.value.clone()).collect();
-            let answers = self.answer(task, &inputs, options).map_err(|error| match error {
+            let answers = self.answer(task, &inputs, &options).map_err(|error| match error {
                 Error::Input { place, source } => Error::Row { path: chunk[place].path.to_path_buf(), line: chunk[place].line, source },
                 other => other,
             });

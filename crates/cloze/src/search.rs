@@ -6,10 +6,11 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use cloze_task::rows::{Needed, Rows};
-use cloze_task::sentence_embedding::{embed, vector};
-use cloze_task::{Columns, Field, Options, Runner, Sequence};
+use cloze_task::sentence_embedding::{cosine, embed, vector};
+use cloze_task::{Columns, Field, Options, Row, Runner, Sequence, TaskError};
 use cloze_train::files::{FileError, Operation, replace_folder};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -44,6 +45,25 @@ pub enum SearchError {
         /// The folder.
         path: PathBuf,
     },
+    /// More numbers of a vector are wanted than it has, or none.
+    #[error("dimensions {found}: the model's vectors have {width} numbers; give 1 to {width}")]
+    Dimensions {
+        /// What was asked for.
+        found: usize,
+        /// What a vector has.
+        width: usize,
+    },
+    /// The index was made by a model whose vectors are as long, but mean something else.
+    #[error(
+        "the index was made by another model: the vector of its first text and the one that this model makes have a cosine of {cosine:.2}; use the model \
+         that made it, {made_by}, or, where that has been trained anew, make the index again with `cloze search index`"
+    )]
+    OtherModel {
+        /// How near the two are.
+        cosine: f32,
+        /// What made it.
+        made_by: String,
+    },
     /// The index was made by a model with other vectors.
     #[error("the index was made from vectors of {index} numbers, the model makes {model}; use the model that made it: {made_by}")]
     Width {
@@ -69,8 +89,15 @@ pub struct Manifest {
     pub whole: Option<usize>,
     /// Rows.
     pub count: usize,
+    /// Rows whose text was longer than the model reads: what stands behind that is not found.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cut: usize,
     /// The folder of the model that made it.
     pub model: String,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// A row that was found.
@@ -93,18 +120,38 @@ pub struct Index {
     path: PathBuf,
     /// Where each row starts, and where the last one ends.
     starts: Vec<u64>,
+    /// How near the first row's vector is to the one that the asking model makes of its text.
+    agreement: OnceLock<f32>,
 }
+
+/// The least cosine of a text's vector in an index and anew, in another precision or cut elsewhere.
+const AGREEMENT: f32 = 0.8;
 
 /// Rows embedded together.
 const CHUNK: usize = 256;
 
 /// Vectors of texts, of length 1. // `[texts][width]`
 pub fn vectors(pipeline: &Pipeline, prefix: &str, texts: &[&str], dimensions: Option<usize>) -> Result<Vec<Vec<f32>>, Error> {
+    Ok(counted(pipeline, prefix, texts, dimensions)?.0)
+}
+
+/// The same, and how many of the texts were cut to what the model reads.
+fn counted(pipeline: &Pipeline, prefix: &str, texts: &[&str], dimensions: Option<usize>) -> Result<(Vec<Vec<f32>>, usize), Error> {
     let context = pipeline.context();
-    let sequences = texts.iter().map(|t| embed(context, prefix, t).map(|(s, _)| s)).collect::<Result<Vec<Sequence>, _>>()?;
+    let encoded = texts.iter().map(|t| embed(context, prefix, t)).collect::<Result<Vec<(Sequence, bool)>, _>>()?;
     let options = Options { dimensions, normalize: Some(true), ..Options::default() };
-    let outputs = pipeline.run(&sequences.iter().collect::<Vec<_>>())?;
-    Ok(outputs.iter().map(|o| vector(context, o, &options)).collect())
+    let outputs = pipeline.run(&encoded.iter().map(|(sequence, _)| sequence).collect::<Vec<_>>())?;
+    let cut = encoded.iter().filter(|(_, cut)| *cut).count();
+    Ok((outputs.iter().map(|o| vector(context, o, &options)).collect(), cut))
+}
+
+/// The text of a row that is searched; a number is its digits.
+fn text_of(row: &Row) -> Result<String, TaskError> {
+    match row.value.get("text") {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::Number(_) | Value::Bool(_)) => row.written("text"),
+        _ => Err(row.fault("text", "a text")),
+    }
 }
 
 /// Numbers of a whole vector of a model.
@@ -137,26 +184,36 @@ pub fn build(
     if !may_be_replaced(out) {
         return Err(SearchError::Occupied { path: out.to_owned() }.into());
     }
-    let mut manifest = Manifest { version: 1, width: 0, whole: Some(width(pipeline)), count: 0, model: model.display().to_string() };
+    let whole = width(pipeline);
+    if let Some(found) = dimensions.filter(|d| !(1..=whole).contains(d)) {
+        return Err(SearchError::Dimensions { found, width: whole }.into());
+    }
+    let mut manifest = Manifest { version: 1, width: 0, whole: Some(whole), count: 0, cut: 0, model: model.display().to_string() };
     let mut rows = Rows::open(data, &FIELDS, columns, false)?;
     replace_folder(out, |folder| -> Result<(), Error> {
         let create = |name: &str| File::create(folder.join(name)).map_err(|e| FileError::io(Operation::Write, folder.join(name), e));
         let wrong = |e| FileError::io(Operation::Write, folder, e);
         let (mut values, mut lines) = (BufWriter::new(create("vectors.f32")?), BufWriter::new(create("rows.jsonl")?));
         loop {
-            let chunk = rows.by_ref().take(CHUNK).collect::<Result<Vec<_>, _>>()?;
+            let mut chunk = rows.by_ref().take(CHUNK).collect::<Result<Vec<_>, _>>()?;
             if chunk.is_empty() {
                 break;
             }
-            let texts = chunk.iter().map(|r| r.value.get("text").and_then(Value::as_str).unwrap_or_default()).collect::<Vec<_>>();
+            let texts = chunk.iter().map(text_of).collect::<Result<Vec<_>, _>>()?;
             let prefix = &pipeline.context().settings.passage_prefix;
-            for (row, vector) in chunk.iter().zip(vectors(pipeline, prefix, &texts, dimensions)?) {
+            let (found, cut) = counted(pipeline, prefix, &texts.iter().map(String::as_str).collect::<Vec<_>>(), dimensions)?;
+            manifest.cut += cut;
+            for ((row, text), vector) in chunk.iter_mut().zip(texts).zip(found) {
                 manifest.width = vector.len();
+                row.value["text"] = Value::String(text);
                 vector.iter().try_for_each(|v| values.write_all(&v.to_le_bytes())).map_err(wrong)?;
                 writeln!(lines, "{}", row.value).map_err(wrong)?;
             }
             manifest.count += chunk.len();
             seen(manifest.count);
+        }
+        if manifest.count == 0 {
+            return Err(TaskError::TooLittle { path: data.to_owned(), problem: "no rows; there is nothing to find".into() }.into());
         }
         values.flush().and_then(|()| lines.flush()).map_err(wrong)?;
         let text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
@@ -195,7 +252,7 @@ impl Index {
         if starts.len() != manifest.count + 1 {
             return Err(fault("rows.jsonl", format!("{} rows, expected {}", starts.len() - 1, manifest.count)).into());
         }
-        Ok(Self { manifest, vectors, rows, path, starts })
+        Ok(Self { manifest, vectors, rows, path, starts, agreement: OnceLock::new() })
     }
 
     /// What it holds.
@@ -212,8 +269,24 @@ impl Index {
             let index = self.manifest.whole.unwrap_or(kept);
             return Err(SearchError::Width { index, model, made_by: self.manifest.model.clone() }.into());
         }
+        let cosine = self.agreement(pipeline)?;
+        if cosine < AGREEMENT {
+            return Err(SearchError::OtherModel { cosine, made_by: self.manifest.model.clone() }.into());
+        }
         let asked = vectors(pipeline, prefix, &[question], Some(kept))?.remove(0);
         self.nearest(&asked, top).into_iter().map(|(index, score)| Ok(Hit { index, score, row: self.row(index)? })).collect()
+    }
+
+    /// The cosine of the first row's vector with the one that a model makes of its text; looked at once.
+    fn agreement(&self, pipeline: &Pipeline) -> Result<f32, Error> {
+        if let Some(&known) = self.agreement.get() {
+            return Ok(known);
+        }
+        let Some(stored) = self.vectors.get(..self.manifest.width).filter(|v| !v.is_empty()) else { return Ok(1.0) };
+        let row = self.row(0)?;
+        let text = row.get("text").and_then(Value::as_str).unwrap_or_default();
+        let anew = vectors(pipeline, &pipeline.context().settings.passage_prefix, &[text], Some(self.manifest.width))?.remove(0);
+        Ok(*self.agreement.get_or_init(|| cosine(stored, &anew)))
     }
 
     /// The `top` rows nearest to a vector of length 1, with their cosines; of equals the first.

@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use cloze::model::blueprint::Position;
+use cloze::model::{Blueprint, Heads, Model};
 use cloze::search::{Index, SearchError, build};
 use cloze::task::Columns;
+use cloze::text::Tokenizer;
 use cloze::train::run::Precision;
 use cloze::{Device, DeviceChoice, Error, Pipeline};
 
@@ -51,4 +54,53 @@ fn an_index_replaces_nothing_but_an_index_and_knows_its_model() {
     let empty = folder.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
     assert_eq!(index_of(&narrow, None, &empty).unwrap().count, 2);
+}
+
+/// A model of its own, whose vectors are as long as those of the others.
+fn model(folder: &Path, seed: u64) -> PathBuf {
+    let path = folder.join(format!("model-{seed}"));
+    let pieces = "[PAD] [UNK] [CLS] [SEP] [MASK] the cat sat dog ran 1 9 8 4 ##9 ##8 ##4 猫 坐";
+    let tokenizer = Tokenizer::from_pieces(pieces.split(' ').map(String::from).collect(), Default::default()).unwrap();
+    let position = Position::Learned { max: 8, offset: 0 };
+    let blueprint = Blueprint { position, initializer_range: 0.3, ..Blueprint::bert(tokenizer.vocab_size(), 1, 16, 2, 32) };
+    let model = Model::new("bert", blueprint, Heads::default());
+    std::fs::create_dir_all(&path).unwrap();
+    cloze::model::save(&path, &model, &model.table().init(seed), &[("pad_token_id", 0)]).unwrap();
+    tokenizer.save(&path).unwrap();
+    path
+}
+
+#[test]
+fn what_would_be_found_wrongly_is_told() {
+    let device = Device::open(DeviceChoice::Cpu, Some(1)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let load = |seed: u64| Pipeline::load(&device, &model(folder.path(), seed), Precision::F32, None).unwrap();
+    let (mine, other) = (load(1), load(2));
+    let out = folder.path().join("index");
+    let index = |name: &str, text: &str, dimensions: Option<usize>| {
+        let data = folder.path().join(name);
+        std::fs::write(&data, text).unwrap();
+        build(&mine, Path::new("model-1"), &data, &Columns::default(), dimensions, &out, &mut |_| ())
+    };
+    // Two models whose vectors are equally long say nothing of each other's.
+    index("texts.txt", "the cat sat\n猫坐\n", Some(8)).unwrap();
+    assert_eq!(Index::open(&out).unwrap().query(&mine, "猫", 1).unwrap()[0].row["text"], "猫坐");
+    let error = Index::open(&out).unwrap().query(&other, "猫", 1).unwrap_err();
+    assert!(matches!(&error, Error::Search(SearchError::OtherModel { made_by, .. }) if made_by == "model-1"), "{error}");
+    // A number is a text of digits, anything else is none.
+    let made = index("rows.jsonl", "{\"text\": \"the cat\"}\n{\"text\": 1984, \"id\": 7}\n", None).unwrap();
+    assert_eq!((made.count, made.cut), (2, 0));
+    assert_eq!(Index::open(&out).unwrap().query(&mine, "1984", 1).unwrap()[0].row, serde_json::json!({"text": "1984", "id": 7}));
+    let error = index("lists.jsonl", "{\"text\": \"the cat\"}\n{\"text\": [\"the\"]}\n", None).unwrap_err().to_string();
+    assert!(error.contains("line 2") && error.contains("`text`"), "{error}");
+    // What is not read is counted.
+    assert_eq!(index("long.txt", "the cat sat\nthe cat sat the dog ran the cat\n", None).unwrap().cut, 1);
+    // Nothing, and vectors of no or of more numbers than there are, make no index; the one that is there stays.
+    let error = index("nothing.csv", "text,id\n", None).unwrap_err().to_string();
+    assert!(error.contains("nothing.csv") && error.contains("no rows"), "{error}");
+    for dimensions in [0, 17] {
+        let error = index("texts.txt", "the cat\n", Some(dimensions)).unwrap_err();
+        assert!(matches!(error, Error::Search(SearchError::Dimensions { width: 16, .. })), "{error}");
+    }
+    assert_eq!(Index::open(&out).unwrap().manifest().cut, 1);
 }

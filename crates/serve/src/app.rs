@@ -24,7 +24,7 @@ use crate::log;
 use crate::metrics::Metrics;
 use crate::models::{Models, Served};
 use crate::queue::Queue;
-use crate::response::Held;
+use crate::response::{Held, SHORT};
 use crate::routes;
 use crate::settings::Settings;
 use crate::tokenizing::Tokenizing;
@@ -182,9 +182,6 @@ pub(crate) struct Arrived {
     pub(crate) body: Option<Arc<OwnedSemaphorePermit>>,
 }
 
-/// Bytes of an answer that the socket's own buffers take, so that it needs no leave.
-const SHORT_ANSWER: u64 = 64 << 10;
-
 /// Bytes of long answers that may be in memory at once.
 fn answer_memory(settings: &Settings) -> u32 {
     u32::try_from(settings.answer_memory.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX)
@@ -193,7 +190,7 @@ fn answer_memory(settings: &Settings) -> u32 {
 /// A long answer with the memory that it holds until it is written; refused when those of slow readers hold all of it.
 fn held(app: &App, response: Response) -> Response {
     let length = response.body().size_hint().lower();
-    if length <= SHORT_ANSWER {
+    if length <= SHORT as u64 {
         return response;
     }
     // One that is longer than all of the memory goes alone.

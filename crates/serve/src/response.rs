@@ -11,6 +11,39 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::ApiError;
+use crate::tokenizing::Tokenizing;
+
+/// Bytes of a short answer: the socket's own buffers take it, and writing it keeps nobody waiting.
+pub(crate) const SHORT: usize = 64 << 10;
+
+/// JSON that ends at [`SHORT`] bytes.
+#[derive(Default)]
+struct Short(Vec<u8>);
+
+impl std::io::Write for Short {
+    fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + part.len() > SHORT {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An answer as JSON: a short one at once. One that turns out to be longer is begun anew on a tokenizing thread, and is freed there,
+/// so that the event loop goes on with other connections.
+pub(crate) async fn json_bytes(tokenizing: &Tokenizing, value: impl Serialize + Send + 'static) -> Result<Vec<u8>, ApiError> {
+    let mut short = Short::default();
+    match serde_json::to_writer(&mut short, &value) {
+        Ok(()) => Ok(short.0),
+        Err(long) if long.is_io() => tokenizing.run(move |_| bytes(&value)).await,
+        Err(e) => Err(ApiError::Backend { problem: e.to_string() }),
+    }
+}
 
 /// A value as JSON.
 pub(crate) fn bytes(value: &impl Serialize) -> Result<Vec<u8>, ApiError> {
@@ -75,5 +108,42 @@ impl hyper::body::Body for Held {
             hint.set_upper(upper + left);
         }
         hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use serde::Serializer;
+
+    use super::*;
+
+    /// A number that notes the thread on which it is written.
+    struct Noted(Arc<Mutex<Vec<String>>>);
+
+    impl Serialize for Noted {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            self.0.lock().unwrap().push(std::thread::current().name().unwrap_or_default().to_owned());
+            serializer.serialize_u64(1234567)
+        }
+    }
+
+    #[test]
+    fn long_answers_are_written_beside_the_event_loop() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let tokenizing = Tokenizing::start(1).unwrap();
+        let threads = |numbers: usize| {
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let list: Vec<Noted> = (0..numbers).map(|_| Noted(Arc::clone(&seen))).collect();
+            let written = runtime.block_on(json_bytes(&tokenizing, list)).unwrap();
+            assert_eq!(serde_json::from_slice::<Vec<u64>>(&written).unwrap(), vec![1234567; numbers]);
+            let there = seen.lock().unwrap().iter().filter(|name| name.starts_with("cloze-tokenize")).count();
+            let all = seen.lock().unwrap().len();
+            (all - there, there)
+        };
+        assert_eq!(threads(1000), (1000, 0), "a short one is written at once");
+        let (here, there) = threads(1_000_000);
+        assert!(there == 1_000_000 && here * 8 <= SHORT, "{here} of a million were written on the event loop");
     }
 }

@@ -123,13 +123,8 @@ impl Work {
     }
 
     /// The answer with the headers of its times.
-    pub(crate) fn answer(self, body: &impl serde::Serialize) -> Result<axum::response::Response, ApiError> {
-        self.written(crate::response::bytes(body)?)
-    }
-
-    /// The same for an answer that takes long to write: that is done on a tokenizing thread, so that the event loop goes on.
-    pub(crate) async fn answer_at_length(self, body: impl serde::Serialize + Send + 'static) -> Result<axum::response::Response, ApiError> {
-        let write = self.app.tokenizing.run(move |_| crate::response::bytes(&body));
+    pub(crate) async fn answer(self, body: impl serde::Serialize + Send + 'static) -> Result<axum::response::Response, ApiError> {
+        let write = crate::response::json_bytes(&self.app.tokenizing, body);
         let body = tokio::time::timeout(self.time_left(), write).await.map_err(|_| LATE)??;
         self.written(body)
     }

@@ -18,7 +18,7 @@ use crate::metric::rouge::{rouge_l, rouge_n, words};
 use crate::paint::Paint;
 use crate::rows::{self, Field, Needed, Row, texts};
 use crate::task::{Example, Figures, Head, Learning, Task};
-use crate::text_classification::{missing, softmax};
+use crate::text_classification::{is_cut, missing, softmax};
 
 /// The task.
 pub struct ExtractiveSummarization;
@@ -80,6 +80,11 @@ impl Task for ExtractiveSummarization {
         json!({"text": "The bridge was closed. It had been damaged by the flood. Repairs begin in May."})
     }
 
+    /// How many sentences a summary has is a part of the question.
+    fn measured(&self, options: &Options) -> Options {
+        options.clone()
+    }
+
     fn encode(&self, context: &Arc<Context>, input: &Value, options: &Options) -> Result<Job, TaskError> {
         let row = rows::input(self.name(), self.fields(), input)?;
         let Some(label) = context.labels.iter().position(|l| l == LABELS[1]) else {
@@ -87,10 +92,10 @@ impl Task for ExtractiveSummarization {
             return Err(TaskError::Input { task: self.name(), problem });
         };
         let parts = parts(&row).ok_or_else(|| missing(self.name(), "text"))?;
-        let windows = windows(context, &parts)?;
+        let (windows, cut) = windows(context, &parts)?;
         let top = options.top_k.unwrap_or(CHOSEN);
         let (sequences, order): (Vec<Sequence>, Vec<Vec<usize>>) = windows.into_iter().unzip();
-        Ok(Job::new(sequences, move |outputs| {
+        let mut job = Job::new(sequences, move |outputs| {
             let mut found: Vec<Sentence> = Vec::new();
             for (indices, output) in order.iter().zip(&outputs) {
                 let scored = |(&index, logits): (&usize, &[f32])| Sentence {
@@ -105,7 +110,9 @@ impl Task for ExtractiveSummarization {
             found.sort_by_key(|s| s.index);
             let texts: Vec<&str> = found.iter().map(|s| s.text.trim()).collect();
             Step::answer(&Answer { summary: joined(&texts), sentences: found })
-        }))
+        });
+        job.cut = cut;
+        Ok(job)
     }
 
     fn text(&self, _: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
@@ -151,11 +158,12 @@ impl Learning for ExtractiveSummarization {
     fn examples(&self, context: &Context, row: &Row) -> Result<Vec<Example>, TaskError> {
         let parts = parts(row).ok_or_else(|| row.fault("text", "a text or a list of sentences"))?;
         let chosen = chosen(row, &parts)?;
+        let (windows, cut) = windows(context, &parts)?;
         let example = |(sequence, indices): (Sequence, Vec<usize>)| {
             let labels = indices.iter().map(|&i| u32::from(chosen[i])).collect();
-            Example { sequences: vec![sequence], target: Target::Tokens(labels), cut: false }
+            Example { sequences: vec![sequence], target: Target::Tokens(labels), cut }
         };
-        Ok(windows(context, &parts)?.into_iter().map(example).collect())
+        Ok(windows.into_iter().map(example).collect())
     }
 
     fn said(&self, _: &Context, answer: &Value) -> Option<String> {
@@ -174,8 +182,11 @@ impl Learning for ExtractiveSummarization {
 /// The sentences of a row.
 fn parts(row: &Row) -> Option<Vec<String>> {
     match row.value.get("text")? {
-        Value::String(text) if text.starts_with('[') && text.ends_with(']') => texts(&Value::String(text.clone())),
-        Value::String(text) => Some(sentences(text).into_iter().map(|range| text[range].to_owned()).collect()),
+        cell @ Value::String(text) => {
+            // A table's cell may hold a list as JSON; a text may begin with a bracket, too.
+            let list = if text.trim_start().starts_with('[') { texts(cell) } else { None };
+            Some(list.unwrap_or_else(|| sentences(text).into_iter().map(|range| text[range].to_owned()).collect()))
+        }
         list => texts(list),
     }
 }
@@ -210,13 +221,17 @@ fn chosen(row: &Row, parts: &[String]) -> Result<Vec<bool>, TaskError> {
     Ok(chosen)
 }
 
-/// Sequences of whole sentences, each with the indices of its sentences.
-fn windows(context: &Context, parts: &[String]) -> Result<Vec<(Sequence, Vec<usize>)>, TaskError> {
+/// Sequences of whole sentences, each with the indices of its sentences; and whether a sentence was cut.
+type Windows = (Vec<(Sequence, Vec<usize>)>, bool);
+
+fn windows(context: &Context, parts: &[String]) -> Result<Windows, TaskError> {
     let mut windows: Vec<(Sequence, Vec<usize>)> = Vec::new();
+    let mut cut = false;
     // one sentence must not fill a window
     let longest = (context.max_length / 2).max(8).min(context.max_length);
     for (i, part) in parts.iter().enumerate() {
         let encoding = context.tokenizer.encode_truncated(part, longest)?;
+        cut |= encoding.len() >= longest && is_cut(&encoding, [part, ""]);
         let fits = windows.last().is_some_and(|(s, _)| s.len() + encoding.len() <= context.max_length);
         if !fits {
             let empty = Sequence { ids: Vec::new(), segments: Vec::new(), want: Want::Tokens { rows: Vec::new() } };
@@ -231,5 +246,5 @@ fn windows(context: &Context, parts: &[String]) -> Result<Vec<(Sequence, Vec<usi
         sequence.ids.extend(&encoding.ids);
         indices.push(i);
     }
-    Ok(windows)
+    Ok((windows, cut))
 }

@@ -13,7 +13,7 @@ use crate::job::{Job, Output, Sequence, Step, Want};
 use crate::paint::Paint;
 use crate::rows::{self, Field, Needed, Row};
 use crate::task::{Figures, Head, Task};
-use crate::text_classification::missing;
+use crate::text_classification::{is_cut, missing};
 
 /// The task.
 pub struct FillMask;
@@ -90,6 +90,18 @@ impl Task for FillMask {
         let mask = tokenizer.special().mask;
         let encoding = tokenizer.encode_truncated(&text, context.max_length)?;
         let masks: Vec<u32> = (0..encoding.len()).filter(|&t| Some(encoding.ids[t]) == mask).map(|t| t as u32).collect();
+        // A text that is too long may have masks in the part that is not read.
+        let cut = encoding.len() >= context.max_length && is_cut(&encoding, [&text, ""]);
+        if cut && mask.is_some() {
+            let all = tokenizer.encode(&text, true)?.ids.iter().filter(|&&id| Some(id) == mask).count();
+            if all > masks.len() {
+                return refuse(format!(
+                    "of {all} masks {} stand outside the {} tokens that are read of a text; shorten the text around them",
+                    all - masks.len(),
+                    context.max_length
+                ));
+            }
+        }
         let Some(mask) = mask.filter(|_| !masks.is_empty()) else {
             let mask = mask.and_then(|id| tokenizer.id_to_token(id)).unwrap_or_else(|| "[MASK]".into());
             return Err(TaskError::NoMask { text, mask });
@@ -103,7 +115,6 @@ impl Task for FillMask {
         affordable(masks.len(), top.min(tokenizer.vocab_size()), &text)?;
         let want = Want::Candidates { rows: masks.clone(), top, only: Vec::new() };
         let sequence = Sequence::new(&encoding, want);
-        let cut = encoding.len() >= context.max_length;
         let context = Arc::clone(context);
         let mut job = Job::new(vec![sequence], move |outputs| {
             let mut answer = decode(&context.tokenizer, &text, &encoding, &masks, &outputs[0]);
@@ -142,8 +153,9 @@ impl Task for FillMask {
                 Some(Value::Array(_)) => row.list("label")?,
                 _ => vec![row.written("label")?],
             };
-            for (word, candidates) in gold.iter().zip(answers(answer)) {
-                let at = candidates.iter().position(|c| c.token_str.trim_start_matches(['Ġ', '▁']).eq_ignore_ascii_case(word));
+            let found = words(answer);
+            for (mask, word) in gold.iter().enumerate() {
+                let at = found.get(mask).and_then(|found| found.iter().position(|f| f.to_lowercase() == word.to_lowercase()));
                 total += 1;
                 first += usize::from(at == Some(0));
                 five += usize::from(at.is_some_and(|a| a < 5));
@@ -175,6 +187,20 @@ pub fn answers(answer: &Value) -> Answer {
     serde_json::from_value::<Answer>(answer.clone())
         .or_else(|_| serde_json::from_value::<Vec<Candidate>>(answer.clone()).map(|flat| vec![flat]))
         .unwrap_or_default()
+}
+
+/// What is found for each mask, the likeliest first; of masks that were filled together, in the order of the fillings.
+fn words(answer: &Value) -> Vec<Vec<String>> {
+    match serde_json::from_value::<Vec<Filling>>(answer.clone()) {
+        Ok(fillings) => {
+            let masks = fillings.first().map_or(0, |f| f.words.len());
+            (0..masks).map(|mask| fillings.iter().filter_map(|f| f.words.get(mask).cloned()).collect()).collect()
+        }
+        Err(_) => {
+            let word = |c: &Candidate| c.token_str.trim_start_matches(['Ġ', '▁']).to_owned();
+            answers(answer).iter().map(|all| all.iter().map(word).collect()).collect()
+        }
+    }
 }
 
 fn decode(tokenizer: &Tokenizer, text: &str, encoding: &Encoding, masks: &[u32], output: &Output) -> Answer {

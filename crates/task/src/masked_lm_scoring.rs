@@ -77,14 +77,16 @@ impl Task for MaskedLmScoring {
     fn encode(&self, context: &Arc<Context>, input: &Value, _: &Options) -> Result<Job, TaskError> {
         let row = rows::input(self.name(), self.fields(), input)?;
         let text = row.value.get("text").and_then(Value::as_str).ok_or_else(|| missing(self.name(), "text"))?;
-        let mut sequences = masked(context, text)?;
+        let (mut sequences, mut cut) = masked(context, text)?;
         let first = sequences.len();
         let bad = row.get("bad").and_then(Value::as_str);
         if let Some(bad) = bad {
-            sequences.extend(masked(context, bad)?);
+            let (others, short) = masked(context, bad)?;
+            sequences.extend(others);
+            cut |= short;
         }
         let pair = bad.is_some();
-        Ok(Job::new(sequences, move |outputs| {
+        let mut job = Job::new(sequences, move |outputs| {
             let (good, bad) = (likelihood(&outputs[..first]), likelihood(&outputs[first..]));
             if pair {
                 let better = if good.score > bad.score { "good" } else { "bad" };
@@ -92,7 +94,9 @@ impl Task for MaskedLmScoring {
             } else {
                 Step::answer(&good)
             }
-        }))
+        });
+        job.cut = cut;
+        Ok(job)
     }
 
     fn text(&self, _: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
@@ -121,18 +125,18 @@ impl Task for MaskedLmScoring {
     }
 }
 
-/// The text once for each of its tokens, with that one masked.
-fn masked(context: &Context, text: &str) -> Result<Vec<Sequence>, TaskError> {
+/// The text once for each of its tokens, with that one masked; and whether it was cut.
+fn masked(context: &Context, text: &str) -> Result<(Vec<Sequence>, bool), TaskError> {
     let Some(mask) = context.tokenizer.special().mask else {
         return Err(TaskError::Input { task: "masked-lm-scoring", problem: "the tokenizer has no mask token".into() });
     };
-    let (encoding, _) = encode(context, &TextInput { first: text.to_owned(), second: None })?;
+    let (encoding, cut) = encode(context, &TextInput { first: text.to_owned(), second: None })?;
     let of = |t: usize| {
         let mut ids = encoding.ids.clone();
         let id = std::mem::replace(&mut ids[t], mask);
         Sequence { ids, segments: encoding.token_type_ids.clone(), want: Want::Likelihoods { rows: vec![t as u32], ids: vec![id] } }
     };
-    Ok(encoding.parts[0].clone().map(of).collect())
+    Ok((encoding.parts[0].clone().map(of).collect(), cut))
 }
 
 fn likelihood(outputs: &[Output]) -> Likelihood {

@@ -177,29 +177,43 @@ fn user(context: &Context, history: &[String]) -> Result<Sequence, TaskError> {
 /// Rows of item ids with the texts of a catalogue (`item_id`, then the columns of its text) in their place. A history entry may
 /// be an id, or a list that begins with one. Rows without an `item` give their last one.
 fn join(rows: Vec<Row>, catalogue: &Path) -> Result<Vec<Row>, TaskError> {
-    let mut texts: HashMap<String, String> = HashMap::new();
-    let written = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+    let mut items: HashMap<String, String> = HashMap::new();
+    let written = |v: &Value| match v {
+        Value::Array(_) => texts(v).unwrap_or_default().join(", "),
+        other => other.as_str().map_or_else(|| other.to_string(), str::to_owned),
+    };
     for record in Records::open(catalogue)? {
         let record = record?;
-        let id = ["item_id", "id", "item"].iter().find_map(|k| record.fields.get(*k)).or_else(|| record.fields.values().next());
-        let Some(id) = id.map(written) else { continue };
-        let parts = record.fields.values().skip(1).map(written).filter(|t| !t.is_empty() && t != "null");
-        texts.insert(id, parts.collect::<Vec<_>>().join(" | "));
+        let named = ["item_id", "id", "item"].into_iter().find(|name| record.fields.contains_key(*name));
+        let Some(key) = named.or_else(|| record.fields.keys().next().map(String::as_str)) else { continue };
+        let others = record.fields.iter().filter(|(name, _)| *name != key);
+        let parts = others.map(|(_, v)| written(v)).filter(|t| !t.is_empty() && t != "null");
+        items.insert(written(&record.fields[key]), parts.collect::<Vec<_>>().join(" | "));
     }
-    let text_of = |row: &Row, v: &Value| -> Result<String, TaskError> {
+    let text_of = |row: &Row, field: &'static str, v: &Value| -> Result<String, TaskError> {
         let id = written(v.get(0).unwrap_or(v));
-        texts.get(&id).cloned().ok_or_else(|| row.fault("history", "ids that the catalogue has"))
+        items.get(&id).cloned().ok_or_else(|| row.fault(field, "ids that the catalogue has"))
+    };
+    // A table's cell holds a list as its JSON text, or ids between spaces.
+    let all_of = |row: &Row, field: &'static str| -> Result<Vec<String>, TaskError> {
+        match row.value.get(field) {
+            Some(Value::Array(ids)) => ids.iter().map(|v| text_of(row, field, v)).collect(),
+            _ => row.list(field)?.into_iter().map(|id| text_of(row, field, &Value::String(id))).collect(),
+        }
     };
     let mut out = Vec::with_capacity(rows.len());
     for row in rows {
-        let ids = row.value.get("history").and_then(Value::as_array).ok_or_else(|| row.fault("history", "a list"))?;
-        let mut history = ids.iter().map(|v| text_of(&row, v)).collect::<Result<Vec<_>, _>>()?;
+        let mut history = all_of(&row, "history")?;
         let item = match row.get("item") {
-            Some(id) => Some(text_of(&row, id)?),
+            Some(id) => Some(text_of(&row, "item", id)?),
             None => history.pop(),
         };
         let Some(item) = item.filter(|_| !history.is_empty()) else { continue };
-        out.push(Row { value: json!({"history": history, "item": item}), ..row });
+        let mut value = json!({"history": history, "item": item});
+        if row.get("candidates").is_some() {
+            value["candidates"] = json!(all_of(&row, "candidates")?);
+        }
+        out.push(Row { value, ..row });
     }
     Ok(out)
 }

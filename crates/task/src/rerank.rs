@@ -13,7 +13,7 @@ use crate::job::{Job, Output, Sequence, Step, Want};
 use crate::loss::Target;
 use crate::metric::ranking;
 use crate::paint::Paint;
-use crate::rows::{self, Field, Needed, Row, texts};
+use crate::rows::{self, Field, Needed, Row, one_or_many};
 use crate::task::{Example, Figures, Head, Learning, Task};
 use crate::text_classification::{TextInput, encode, missing, sigmoid, softmax};
 
@@ -187,12 +187,7 @@ impl Learning for Rerank {
 fn list(row: &Row, field: &'static str) -> Result<Option<Vec<String>>, TaskError> {
     match row.value.get(field) {
         None | Some(Value::Null) => Ok(None),
-        // a table's cell: a list as JSON, or a text, which may begin with a bracket, too
-        Some(cell @ Value::String(text)) => {
-            let found = if text.trim_start().starts_with('[') { texts(cell) } else { None };
-            Ok(Some(found.unwrap_or_else(|| vec![text.clone()])))
-        }
-        Some(list) => texts(list).map(Some).ok_or_else(|| row.fault(field, "a text or a list of texts")),
+        Some(list) => one_or_many(list).map(Some).ok_or_else(|| row.fault(field, "a text or a list of texts")),
     }
 }
 

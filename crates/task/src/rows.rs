@@ -133,6 +133,17 @@ pub fn texts(value: &Value) -> Option<Vec<String>> {
     }
 }
 
+/// One text or several: a list, in a table its JSON text, or a text alone, which may begin with a bracket, too.
+pub fn one_or_many(value: &Value) -> Option<Vec<String>> {
+    match value {
+        Value::String(text) => {
+            let list = if text.trim_start().starts_with('[') { texts(value) } else { None };
+            Some(list.unwrap_or_else(|| vec![text.clone()]))
+        }
+        list => texts(list),
+    }
+}
+
 /// A value in at most 60 characters.
 pub(crate) fn brief(value: &Value) -> String {
     let text = value.to_string();
@@ -238,6 +249,12 @@ impl Iterator for Rows {
         let record = self.records.next()?;
         Some(record.map_err(TaskError::from).and_then(|record| self.row(record)))
     }
+}
+
+/// The first value of an input that no field is for: a name that was mistaken, or an option that stands in the wrong place.
+pub fn unknown<'v>(fields: &[Field], input: &'v Value) -> Option<&'v str> {
+    let names = input.as_object().into_iter().flat_map(Map::keys);
+    names.map(String::as_str).find(|name| !fields.iter().any(|f| f.name == *name))
 }
 
 /// An input of a task from a program or a request: an object, or a plain text as its first field.

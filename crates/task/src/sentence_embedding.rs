@@ -11,7 +11,7 @@ use crate::job::{Job, Output, Sequence, Step, Want};
 use crate::loss::Target;
 use crate::metric::{correlation, ranking};
 use crate::paint::Paint;
-use crate::rows::{self, Field, Needed, Row, texts};
+use crate::rows::{self, Field, Needed, Row, one_or_many};
 use crate::task::{Example, Figures, Head, Learning, Task};
 use crate::text_classification::{TextInput, encode, missing};
 
@@ -173,8 +173,7 @@ impl Learning for SentenceEmbedding {
         }
         let negatives = match row.get("negatives") {
             None => Vec::new(),
-            Some(Value::String(text)) if !text.starts_with('[') => vec![text.clone()],
-            Some(list) => texts(list).ok_or_else(|| row.fault("negatives", "a text or a list of texts"))?,
+            Some(list) => one_or_many(list).ok_or_else(|| row.fault("negatives", "a text or a list of texts"))?,
         };
         for negative in &negatives {
             sequences.push(embed(context, &settings.passage_prefix, negative)?.0);

@@ -9,7 +9,7 @@ use crate::error::TaskError;
 use crate::job::{Job, Step};
 use crate::metric::correlation;
 use crate::paint::Paint;
-use crate::rows::{self, Field, Needed, Row, texts};
+use crate::rows::{self, Field, Needed, Row, one_or_many};
 use crate::sentence_embedding::{cosine, embed, vector};
 use crate::task::{Figures, Head, Task};
 use crate::text_classification::missing;
@@ -58,9 +58,11 @@ impl Task for SentenceSimilarity {
         let row = rows::input(self.name(), self.fields(), input)?;
         let source = row.value.get("source_sentence").and_then(Value::as_str).ok_or_else(|| missing(self.name(), "source_sentence"))?;
         let sentences = sentences(&row).ok_or_else(|| missing(self.name(), "sentences"))?;
-        let mut sequences = vec![embed(context, &context.settings.query_prefix, source)?.0];
+        // The comparison is symmetric, so no text is a query: all get what sentence-transformers' `encode` puts before a text.
+        let prefix = &context.settings.default_prefix;
+        let mut sequences = vec![embed(context, prefix, source)?.0];
         for sentence in &sentences {
-            sequences.push(embed(context, &context.settings.passage_prefix, sentence)?.0);
+            sequences.push(embed(context, prefix, sentence)?.0);
         }
         let (context, options) = (Arc::clone(context), options.clone());
         Ok(Job::new(sequences, move |outputs| {
@@ -90,8 +92,5 @@ impl Task for SentenceSimilarity {
 
 /// One text is a list of one.
 fn sentences(row: &Row) -> Option<Vec<String>> {
-    match row.value.get("sentences")? {
-        Value::String(text) if !text.starts_with('[') => Some(vec![text.clone()]),
-        list => texts(list),
-    }
+    one_or_many(row.value.get("sentences")?)
 }

@@ -82,6 +82,12 @@ pub trait Task: Send + Sync {
     /// An answer as a person reads it.
     fn text(&self, context: &Context, input: &Value, answer: &Value, paint: Paint) -> String;
 
+    /// The options of answers that are measured: without those that only shorten an answer or show it another way, since figures are
+    /// about the whole one.
+    fn measured(&self, options: &Options) -> Options {
+        Options { top_k: None, raw_scores: None, tokens: None, ..options.clone() }
+    }
+
     /// Figures of answers against the rows they are for.
     fn figures(&self, context: &Context, rows: &[Row], answers: &[Value]) -> Result<Figures, TaskError>;
 

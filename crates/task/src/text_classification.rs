@@ -234,8 +234,17 @@ pub(crate) fn encode(context: &Context, input: &TextInput) -> Result<(Encoding, 
         None => context.tokenizer.encode_truncated(&input.first, context.max_length)?,
         Some(second) => context.tokenizer.encode_pair(&input.first, second, Some(context.max_length))?,
     };
-    let cut = encoding.len() >= context.max_length;
+    let cut = encoding.len() >= context.max_length && is_cut(&encoding, [&input.first, input.second.as_deref().unwrap_or_default()]);
     Ok((encoding, cut))
+}
+
+/// Whether something of the texts stands before or behind the tokens. One that is full may fit exactly.
+pub(crate) fn is_cut(encoding: &Encoding, texts: [&str; 2]) -> bool {
+    encoding.parts.iter().zip(texts).any(|(part, text)| {
+        let covered = encoding.offsets.get(part.clone()).unwrap_or_default();
+        let (start, end) = covered.first().zip(covered.last()).map_or((0, 0), |(first, last)| (first.0 as usize, last.1 as usize));
+        [text.get(..start), text.get(end..)].into_iter().flatten().any(|left| !left.trim().is_empty())
+    })
 }
 
 fn sequence(context: &Context, input: &TextInput) -> Result<(Sequence, bool), TaskError> {

@@ -40,6 +40,17 @@ fn label(context: &Context, wanted: &[&str]) -> Option<usize> {
     context.labels.iter().position(|l| wanted.iter().any(|w| l.to_lowercase().starts_with(w)))
 }
 
+/// The labels to choose from: a list, in a table its JSON text, or a text cut at commas, else at spaces.
+fn choices(row: &Row) -> Result<Vec<String>, TaskError> {
+    const COMMAS: [char; 3] = [',', '，', '、'];
+    match row.get("labels") {
+        Some(Value::String(text)) if !text.trim_start().starts_with('[') && text.contains(COMMAS) => {
+            Ok(text.split(COMMAS).map(|label| label.trim().to_owned()).filter(|label| !label.is_empty()).collect())
+        }
+        _ => row.list("labels"),
+    }
+}
+
 impl Task for ZeroShot {
     fn name(&self) -> &'static str {
         "zero-shot-classification"
@@ -66,7 +77,7 @@ impl Task for ZeroShot {
     fn encode(&self, context: &Arc<Context>, input: &Value, options: &Options) -> Result<Job, TaskError> {
         let row = rows::input(self.name(), self.fields(), input)?;
         let text = row.value.get("text").and_then(Value::as_str).ok_or_else(|| missing(self.name(), "text"))?;
-        let labels = row.list("labels").map_err(|_| missing(self.name(), "labels"))?;
+        let labels = choices(&row).map_err(|_| missing(self.name(), "labels"))?;
         let Some(entails) = label(context, &ENTAILS) else {
             let problem = format!("the model has no label `entailment`; it has {}; give a model of inference", context.labels.join(", "));
             return Err(TaskError::Input { task: self.name(), problem });
@@ -75,6 +86,10 @@ impl Task for ZeroShot {
         let template = options.hypothesis.as_deref().unwrap_or(HYPOTHESIS);
         // The hypothesis holds the label as often as the template says.
         let places = template.matches("{}").count();
+        if places == 0 {
+            let problem = format!("the hypothesis {template:?} has no {{}}, in whose place each label is put; all labels would be alike");
+            return Err(TaskError::Input { task: self.name(), problem });
+        }
         let hypothesis = |label: &String| template.len().saturating_add(places.saturating_mul(label.len()));
         within_reach(self.name(), "labels", text.len(), labels.iter().map(hypothesis))?;
         let mut sequences = Vec::new();
@@ -119,7 +134,7 @@ impl Task for ZeroShot {
     fn figures(&self, _: &Context, rows: &[Row], answers: &[Value]) -> Result<Figures, TaskError> {
         let mut seen = std::collections::HashSet::new();
         for row in rows {
-            seen.extend(row.list("labels")?);
+            seen.extend(choices(row)?);
         }
         let labels = in_order(seen);
         let mut confusion = Confusion::new(labels.len());

@@ -121,6 +121,14 @@ fn prefixes_of_embeddings_stand_before_what_they_are_for() {
     assert_eq!(texts(&with(""), json!("the cat")), ["the cat"]);
     assert_eq!(texts(&with("who "), json!("the cat")), ["who the cat"]);
     assert_eq!(texts(&with("who "), pair), ["where the cat", "in paris"]);
+    // A comparison has no query: sentence-transformers compares what `encode` makes of both sides.
+    let compared = |default: &str| {
+        let (context, input) = (with(default), json!({"source_sentence": "the cat", "sentences": ["paris", "the dog"]}));
+        let job = require("sentence-similarity").unwrap().encode(&context, &input, &Options::default()).unwrap();
+        job.sequences.iter().map(|s| context.tokenizer.decode(&s.ids, true).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(compared(""), ["the cat", "paris", "the dog"]);
+    assert_eq!(compared("who "), ["who the cat", "who paris", "who the dog"]);
 
     // written and read by sentence-transformers' files
     let folder = tempfile::tempdir().unwrap();

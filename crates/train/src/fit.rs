@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::course::{Course, Cursor, Stretch, Sums};
 use crate::error::TrainError;
 use crate::memory::Memory;
-use crate::observer::{Control, Eval, Event, Finished, Observers, Reason, Record, Saved, Start};
+use crate::observer::{Control, Eval, Event, Finished, Observers, Reason, Record, Saved, Start, number, numbers};
 use crate::schedule::Schedule;
 use crate::step::{StepResult, Trainer};
 
@@ -132,6 +132,9 @@ struct State {
     evaluations: u64,
     checkpoints: u64,
     best: Option<Best>,
+    /// Absent before the first evaluation, and in checkpoints of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<Looked>,
     config: serde_json::Value,
 }
 
@@ -139,10 +142,20 @@ struct State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Best {
     step: u64,
+    #[serde(with = "number")]
     value: f64,
+    #[serde(with = "numbers")]
     metrics: BTreeMap<String, f64>,
     /// Evaluations since that were not better.
     since: usize,
+}
+
+/// A look at held-out data; no figures where there is none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Looked {
+    step: u64,
+    #[serde(with = "numbers")]
+    metrics: BTreeMap<String, f64>,
 }
 
 /// The running loop.
@@ -155,10 +168,10 @@ struct Run<'r, 'b, B: Backend, C: Course> {
     spent: Spent,
     evaluations: u64,
     saved: u64,
-    /// The step of the last checkpoint.
-    saved_at: Option<u64>,
+    /// What was spent when the last checkpoint was written, as it says.
+    saved_at: Option<Spent>,
     best: Option<Best>,
-    last_metrics: BTreeMap<String, f64>,
+    last: Option<Looked>,
 }
 
 /// Run `course` on `trainer` until the budget is spent, nothing gets better, or `control` asks for the end. Checkpoints go to
@@ -184,12 +197,12 @@ pub fn fit<B: Backend, C: Course>(
         saved: 0,
         saved_at: None,
         best: None,
-        last_metrics: BTreeMap::new(),
+        last: None,
     };
     if resume {
         run.resume(folder)?;
     }
-    run.go(control)
+    run.go(control, resume)
 }
 
 /// The step that a resumed run of `folder` goes on from; logs are cut there before it starts.
@@ -219,7 +232,7 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
         let due = |every: &Every, done: u64| done.min(every.count(&self.plan.budget, &state.spent));
         self.evaluations = due(&self.plan.evaluate, state.evaluations);
         self.saved = due(&self.plan.checkpoint, state.checkpoints);
-        (self.spent, self.saved_at, self.best) = (state.spent, Some(state.steps), state.best);
+        (self.spent, self.saved_at, self.best, self.last) = (state.spent, Some(state.spent), state.best, state.last);
         // A run that was killed between the checkpoint and its mark has none.
         if let Some(best) = self.best.as_ref().filter(|_| self.plan.keep_best) {
             self.checkpoints.mark_best(best.step)?;
@@ -248,7 +261,7 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
         Ok(state)
     }
 
-    fn go(&mut self, control: &Control) -> Result<Outcome, TrainError> {
+    fn go(&mut self, control: &Control, resumed: bool) -> Result<Outcome, TrainError> {
         self.observers.event(&Event::Start(Start {
             title: self.plan.title.clone(),
             step: self.spent.steps,
@@ -259,38 +272,54 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
             unix_time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             config: self.plan.config.clone(),
         }));
-        let mut reason = Reason::Completed;
+        let mut end = self.end();
+        if resumed && end.is_some() && self.is_evaluated() {
+            self.observers.event(&Event::note(self.spent.steps, "the run is finished: nothing is left to do"));
+        }
         let mut clock = Instant::now();
-        while !self.plan.budget.is_spent(&self.spent) {
+        while end.is_none() {
             if control.stop_requested() {
-                reason = Reason::Stopped;
+                end = Some(Reason::Stopped);
                 break;
             }
             let paused = control.wait_while_paused();
             clock += paused;
             self.step(&mut clock)?;
-            let better_is_possible = self.milestones()?;
+            self.milestones()?;
             // Evaluations and checkpoints take time that a budget in time counts as well.
             self.spent.time += clock.elapsed();
             clock = Instant::now();
-            if !better_is_possible {
-                reason = Reason::EarlyStop;
-                break;
-            }
+            end = self.end();
         }
+        let reason = end.unwrap_or(Reason::Completed);
         if reason == Reason::Stopped {
             self.save(false)?;
         } else {
-            let best = self.evaluated_at() != self.spent.steps && self.evaluate()?;
-            if best || self.saved_at != Some(self.spent.steps) {
+            // The last checkpoint holds the figures and says that the budget is spent: a run that is resumed at its end need not look
+            // again, nor go on for the seconds that the checkpoint itself took.
+            let looked = !self.is_evaluated();
+            let best = looked && self.evaluate()?;
+            let says = |at: Spent| at.steps == self.spent.steps && (reason == Reason::EarlyStop || self.plan.budget.is_spent(&at));
+            if looked || !self.saved_at.is_some_and(says) {
                 self.save(best && self.plan.keep_best)?;
             }
         }
         self.finish(reason)
     }
 
-    fn evaluated_at(&self) -> u64 {
-        self.last_metrics.get(STEP_KEY).map_or(u64::MAX, |s| *s as u64)
+    /// Whether held-out data was looked at after the present step.
+    fn is_evaluated(&self) -> bool {
+        self.last.as_ref().is_some_and(|last| last.step == self.spent.steps)
+    }
+
+    /// Why the run takes no further step; `None`: it goes on.
+    fn end(&self) -> Option<Reason> {
+        let since = self.best.as_ref().map_or(0, |b| b.since);
+        if self.plan.budget.is_spent(&self.spent) {
+            Some(Reason::Completed)
+        } else {
+            (self.plan.patience > 0 && since >= self.plan.patience).then_some(Reason::EarlyStop)
+        }
     }
 
     /// One optimizer step, its bookkeeping and its record.
@@ -333,8 +362,8 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
         }
     }
 
-    /// Evaluation and checkpoint where they are due; false when the patience is at its end.
-    fn milestones(&mut self) -> Result<bool, TrainError> {
+    /// Evaluation and checkpoint where they are due.
+    fn milestones(&mut self) -> Result<(), TrainError> {
         let due = |every: &Every, done: u64, run: &Self| every.count(&run.plan.budget, &run.spent) > done;
         let mut best = false;
         if due(&self.plan.evaluate, self.evaluations, self) {
@@ -346,19 +375,21 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
             self.saved = self.plan.checkpoint.count(&self.plan.budget, &self.spent);
             self.save(keep_best)?;
         }
-        let since = self.best.as_ref().map_or(0, |b| b.since);
-        Ok(self.plan.patience == 0 || since < self.plan.patience)
+        Ok(())
     }
 
     /// Look at held-out data; true when it is the best so far.
     fn evaluate(&mut self) -> Result<bool, TrainError> {
-        let mut metrics = self.trainer.evaluate(&*self.course)?;
+        let metrics = self.trainer.evaluate(&*self.course)?;
+        self.last = Some(Looked { step: self.spent.steps, metrics: metrics.clone() });
         if metrics.is_empty() {
             return Ok(false);
         }
         let (goal, more) = self.course.goal();
         let value = metrics.get(goal).copied().unwrap_or(f64::NAN);
-        let better = self.best.as_ref().is_none_or(|b| if more { value > b.value } else { value < b.value });
+        // What is no number is worse than any.
+        let better = |b: &Best| b.value.is_nan() || if more { value > b.value } else { value < b.value };
+        let better = self.best.as_ref().is_none_or(better);
         if better {
             self.best = Some(Best { step: self.spent.steps, value, metrics: metrics.clone(), since: 0 });
         } else if let Some(best) = &mut self.best {
@@ -368,11 +399,9 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
             step: self.spent.steps,
             seconds: self.spent.time.as_secs_f64(),
             name: "dev".into(),
-            metrics: metrics.clone(),
+            metrics,
             best: better,
         }));
-        metrics.insert(STEP_KEY.into(), self.spent.steps as f64);
-        self.last_metrics = metrics;
         Ok(better)
     }
 
@@ -391,6 +420,7 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
             evaluations: self.evaluations,
             checkpoints: self.saved,
             best: self.best.clone(),
+            last: self.last.clone(),
             config: self.plan.config.clone(),
         };
         let trainer = &*self.trainer;
@@ -404,7 +434,7 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
         if best {
             self.checkpoints.mark_best(steps)?;
         }
-        self.saved_at = Some(steps);
+        self.saved_at = Some(self.spent);
         if let Some(error) = saved.not_removed {
             self.observers.event(&Event::warning(steps, error.to_string()));
         }
@@ -419,8 +449,7 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
     }
 
     fn finish(&mut self, reason: Reason) -> Result<Outcome, TrainError> {
-        let mut metrics = std::mem::take(&mut self.last_metrics);
-        metrics.remove(STEP_KEY);
+        let mut metrics = self.last.take().map(|last| last.metrics).unwrap_or_default();
         if self.plan.keep_best
             && reason != Reason::Stopped
             && let Some(best) = self.best.clone()
@@ -433,9 +462,6 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
         Ok(Outcome { reason, spent: self.spent, metrics, values: self.trainer.values() })
     }
 }
-
-/// Marks the step at which the figures were taken; removed before anyone sees them.
-const STEP_KEY: &str = "";
 
 /// Report the end of a run.
 pub fn finished(outcome: &Outcome, path: Option<std::path::PathBuf>) -> Event {
@@ -470,6 +496,7 @@ mod tests {
             evaluations: 1,
             checkpoints: 2,
             best: None,
+            last: Some(Looked { step: 3, metrics: [("accuracy".to_owned(), f64::INFINITY)].into() }),
             config: serde_json::Value::Null,
         }
     }
@@ -488,10 +515,20 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_without_a_stretch_is_read() {
+    fn a_checkpoint_of_an_earlier_version_is_read() {
         let mut text = serde_json::to_value(state()).unwrap();
         text.as_object_mut().unwrap().remove("stretch").unwrap();
+        text.as_object_mut().unwrap().remove("last").unwrap();
         let read: State = serde_json::from_value(text).unwrap();
-        assert_eq!((read.cursor, read.stretch), (90, None));
+        assert_eq!((read.cursor, read.stretch, read.last), (90, None, None));
+    }
+
+    /// JSON has no such numbers; a run that met one must be able to go on.
+    #[test]
+    fn a_checkpoint_with_figures_that_are_no_numbers_is_read() {
+        let best = Best { step: 3, value: f64::NAN, metrics: [("perplexity".to_owned(), f64::INFINITY)].into(), since: 0 };
+        let text = serde_json::to_vec_pretty(&State { best: Some(best), ..state() }).unwrap();
+        let read: State = serde_json::from_slice(&text).unwrap();
+        assert!(read.best.unwrap().value.is_nan() && read.last.unwrap().metrics["accuracy"].is_nan());
     }
 }

@@ -77,8 +77,9 @@ impl Supervised<'_> {
         let pooling = self.context.settings.pooling;
         let runner = Packed { backend, model, weights, dtype, batch_tokens: self.micro_batch_tokens, pooling, off: &[] };
         let mut found = Vec::with_capacity(rows.len());
+        let options = self.task.measured(&self.options);
         for chunk in rows.chunks(512) {
-            let jobs = chunk.iter().map(|r| self.task.encode(&self.context, &r.value, &self.options)).collect::<Result<_, _>>()?;
+            let jobs = chunk.iter().map(|r| self.task.encode(&self.context, &r.value, &options)).collect::<Result<_, _>>()?;
             found.extend(answers(&runner, jobs)?);
         }
         Ok(found)

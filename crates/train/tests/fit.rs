@@ -144,6 +144,41 @@ fn the_evaluation_at_the_end_may_be_the_best() {
     assert!(second.values == first.values);
 }
 
+/// Whatever its milestones are, and whether its budget or its patience is at its end: what was found stays, and nothing is done.
+#[test]
+fn a_run_that_is_over_does_nothing_more() {
+    let scores = &[0.0, 0.1, 0.2, 0.3, 0.2, 0.2, 0.2];
+    for (evaluate, checkpoint, keep_best, patience, last) in
+        [("2 steps", "2 steps", true, 0, 6), ("4 steps", "5 steps", false, 0, 6), ("1 steps", "1 steps", true, 2, 5)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = Plan { patience, ..plan("6 steps", evaluate, checkpoint, keep_best) };
+        let (first, seen) = run(folder.path(), &plan, false, scores);
+        assert_eq!((first.spent.steps, *seen[0].last().unwrap(), *seen[1].last().unwrap()), (last, last, last));
+        for _ in 0..2 {
+            let (again, seen) = run(folder.path(), &plan, true, scores);
+            assert!(seen.iter().all(Vec::is_empty), "{evaluate}: {seen:?}");
+            assert_eq!((again.reason, again.spent.steps, &again.metrics), (first.reason, last, &first.metrics));
+            assert!(again.values == first.values);
+        }
+        // With more to spend, or more patience, it goes on.
+        let larger = Plan { patience: 0, ..self::plan("8 steps", evaluate, checkpoint, keep_best) };
+        let (_, seen) = run(folder.path(), &larger, true, scores);
+        assert_eq!(seen[0].last(), Some(&8));
+    }
+}
+
+/// A first figure that is no number is worse than all that follow.
+#[test]
+fn what_is_no_number_is_never_the_best() {
+    let folder = tempfile::tempdir().unwrap();
+    let scores = &[0.0, f64::NAN, 0.5, 0.4, 0.3];
+    let (first, _) = run(folder.path(), &plan("1 steps", "1 steps", "1 steps", true), false, scores);
+    assert!(first.metrics["score"].is_nan());
+    let (second, _) = run(folder.path(), &plan("4 steps", "1 steps", "1 steps", true), true, scores);
+    assert_eq!(second.metrics["score"], 0.5);
+}
+
 /// Killed between a checkpoint and its mark, a run still knows its best.
 #[test]
 fn the_best_is_marked_when_a_run_goes_on() {

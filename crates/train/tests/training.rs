@@ -166,6 +166,32 @@ fn a_resumed_run_is_the_uninterrupted_run() {
     }
 }
 
+/// The files of a run that is over stay as they are, to the byte.
+#[test]
+fn resuming_a_finished_run_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut recipe = recipe(&corpus(folder.path()), &folder.path().join("run"), "adamw");
+    recipe.train.budget = "3 steps".parse().unwrap();
+    let cpu = cpu(2);
+    assert_eq!(run(&cpu, &recipe, false, None).unwrap(), Reason::Completed);
+    let files = || {
+        let boards = std::fs::read_dir(recipe.out.join("tensorboard")).unwrap().count();
+        (["log.jsonl", "curve.svg"].map(|name| std::fs::read_to_string(recipe.out.join(name)).unwrap()), boards)
+    };
+    let before = files();
+    for _ in 0..2 {
+        assert_eq!(run(&cpu, &recipe, true, None).unwrap(), Reason::Completed);
+        assert_eq!(files(), before);
+    }
+    // A larger budget goes on in the same files.
+    recipe.train.budget = "4 steps".parse().unwrap();
+    assert_eq!(run(&cpu, &recipe, true, None).unwrap(), Reason::Completed);
+    let log = read_log(&recipe.out.join("log.jsonl")).unwrap();
+    let steps: Vec<u64> = log.iter().filter_map(|e| if let Event::Step(r) = e { Some(r.step) } else { None }).collect();
+    assert_eq!(steps, [1, 2, 3, 4]);
+    assert_eq!(log.iter().filter(|e| matches!(e, Event::Start(_))).count(), 2);
+}
+
 /// A budget in passes over the text while the sequence length, and with it the number of samples, changes.
 #[test]
 fn passes_are_counted_across_sequence_lengths() {

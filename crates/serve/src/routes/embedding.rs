@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use cloze::task::{Output, Sequence, Want};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::text::{Cut, Direction, Inputs, Prompt, Text, encode_all};
 use crate::app::{App, Parsed};
@@ -82,8 +82,22 @@ struct SimilarityParameters {
 pub(crate) struct EmbedResponse(Vec<Vec<f32>>);
 
 /// A vector for each token of each input.
-#[derive(Serialize)]
-pub(crate) struct EmbedAllResponse(Vec<Vec<Vec<f32>>>);
+pub(crate) struct EmbedAllResponse(Vec<Output>);
+
+impl Serialize for EmbedAllResponse {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(Rows))
+    }
+}
+
+/// The rows of an output as lists.
+struct Rows<'a>(&'a Output);
+
+impl Serialize for Rows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.rows())
+    }
+}
 
 /// The cosine of each sentence's vector with the source's.
 #[derive(Serialize)]
@@ -99,7 +113,7 @@ pub(crate) async fn embed(State(app): State<Arc<App>>, request: Parsed<EmbedRequ
     let shape = Shape { normalize: value.normalize, dimensions: value.dimensions };
     let cut = Cut::new(&app, value.truncate, value.truncation_direction, value.prompt_name);
     let vectors = vectors(&mut work, value.inputs.into_texts(), cut, shape).await?;
-    work.answer(&EmbedResponse(vectors))
+    work.answer(EmbedResponse(vectors)).await
 }
 
 pub(crate) async fn embed_all(State(app): State<Arc<App>>, request: Parsed<EmbedAllRequest>) -> Result<Response, ApiError> {
@@ -107,8 +121,7 @@ pub(crate) async fn embed_all(State(app): State<Arc<App>>, request: Parsed<Embed
     let mut work = Work::begin(&app, served, begin, value.inputs.len(), value.inputs.is_many())?;
     let cut = Cut::new(&app, value.truncate, value.truncation_direction, value.prompt_name);
     let outputs = outputs(&mut work, value.inputs.into_texts(), cut, Want::Hidden).await?;
-    let all = outputs.iter().map(|output| output.rows().map(<[f32]>::to_vec).collect()).collect();
-    work.answer_at_length(EmbedAllResponse(all)).await
+    work.answer(EmbedAllResponse(outputs)).await
 }
 
 pub(crate) async fn similarity(State(app): State<Arc<App>>, request: Parsed<SimilarityRequest>) -> Result<Response, ApiError> {
@@ -124,7 +137,7 @@ pub(crate) async fn similarity(State(app): State<Arc<App>>, request: Parsed<Simi
     let vectors = vectors(&mut work, texts, cut, Shape { normalize: true, dimensions: None }).await?;
     let (source, others) = vectors.split_first().ok_or(ApiError::Empty { field: "inputs" })?;
     let cosine = |v: &Vec<f32>| source.iter().zip(v).map(|(a, b)| a * b).sum();
-    work.answer(&SimilarityResponse(others.iter().map(cosine).collect()))
+    work.answer(SimilarityResponse(others.iter().map(cosine).collect())).await
 }
 
 /// How a vector leaves.

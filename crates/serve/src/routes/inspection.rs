@@ -19,6 +19,7 @@ use crate::work::Work;
 
 /// A text or a pair, and the head that is shown step by step.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct AttentionRequest {
     inputs: OneOrTwo,
     #[serde(default)]
@@ -115,6 +116,7 @@ fn known([layers, heads]: &[usize; 2], mut off: Vec<HeadPlace>) -> Result<Vec<He
 
 /// A text, a pair, or an object with the values of a task; and the heads that are off.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct AblationRequest {
     inputs: Value,
     /// The task whose answer is looked at; by default one that suits a plain text.
@@ -147,6 +149,7 @@ pub(crate) async fn ablation(State(app): State<Arc<App>>, request: Parsed<Ablati
         Some(name) => cloze::task::require(name).map_err(|e| ApiError::Task { problem: e.to_string() })?,
         None => engine.ablation_task(input.as_str().unwrap_or_default()).ok_or_else(unseen)?,
     };
+    super::tasks::known(task, &input)?;
     if !engine.serves(task) {
         return Err(unseen());
     }
@@ -165,7 +168,7 @@ pub(crate) async fn ablation(State(app): State<Arc<App>>, request: Parsed<Ablati
     };
     let found = tokio::task::spawn_blocking(look).await.map_err(|e| ApiError::Backend { problem: e.to_string() })??;
     let found = found.ok_or_else(unseen)?.map_err(|e| ApiError::Task { problem: e.to_string() })?;
-    work.answer(&found)
+    work.answer(found).await
 }
 
 /// Tokens of the sequences that an input becomes.

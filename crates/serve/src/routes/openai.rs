@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::embedding::{Shape, vectors};
 use super::prediction::ranks;
@@ -67,7 +67,13 @@ struct EmbeddingObject {
 #[serde(untagged)]
 enum Vector {
     Float(Vec<f32>),
-    Base64(String),
+    Base64(#[serde(serialize_with = "coded")] Vec<f32>),
+}
+
+/// Little-endian f32 in base64.
+fn coded<S: Serializer>(vector: &[f32], serializer: S) -> Result<S::Ok, S::Error> {
+    let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
+    serializer.serialize_str(&BASE64_STANDARD.encode(bytes))
 }
 
 /// Tokens that were computed.
@@ -166,15 +172,12 @@ pub(crate) async fn embeddings(State(app): State<Arc<App>>, request: Parsed<Embe
     let vectors = vectors(&mut work, value.input.into_texts(), cut, shape).await?;
     let written = |vector: Vec<f32>| match value.encoding_format {
         EncodingFormat::Float => Vector::Float(vector),
-        EncodingFormat::Base64 => {
-            let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
-            Vector::Base64(BASE64_STANDARD.encode(bytes))
-        }
+        EncodingFormat::Base64 => Vector::Base64(vector),
     };
     let object = |(index, vector)| EmbeddingObject { object: "embedding", embedding: written(vector), index };
     let data = vectors.into_iter().enumerate().map(object).collect();
     let response = EmbeddingsResponse { object: "list", data, model, usage: Usage::of(&work) };
-    work.answer(&response)
+    work.answer(response).await
 }
 
 pub(crate) async fn rerank(State(app): State<Arc<App>>, request: Parsed<OrderRequest>) -> Result<Response, ApiError> {
@@ -199,7 +202,7 @@ pub(crate) async fn rerank(State(app): State<Arc<App>>, request: Parsed<OrderReq
     let results = ranks.iter().take(value.top_n.unwrap_or(usize::MAX)).map(result).collect();
     let id = format!("rerank-{}", app.request_id());
     let response = OrderResponse { id, model, usage: Usage::of(&work), results };
-    work.answer(&response)
+    work.answer(response).await
 }
 
 pub(crate) async fn models(State(app): State<Arc<App>>) -> Response {

@@ -62,9 +62,10 @@ pub(crate) async fn log(State(app): State<Arc<App>>, uri: Uri) -> Result<Respons
             });
         };
         let path: PathBuf = folder.join(name).join(LOG);
-        part(&path, address.from).map_err(|e| ApiError::Backend { problem: format!("the log of {name}: {e}") })
+        let part = part(&path, address.from).map_err(|e| ApiError::Backend { problem: format!("the log of {name}: {e}") })?;
+        response::bytes(&part)
     });
-    Ok(response::json(StatusCode::OK, &part.await?))
+    Ok(response::written(StatusCode::OK, part.await?))
 }
 
 fn part(path: &Path, from: u64) -> std::io::Result<Value> {

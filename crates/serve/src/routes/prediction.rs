@@ -109,7 +109,7 @@ pub(crate) async fn predict(State(app): State<Arc<App>>, request: Parsed<Predict
     let answer = |output: &Output| decode(context, output.values(), &options).into_iter().map(prediction).collect();
     let mut all: Vec<Vec<Prediction>> = outputs.iter().map(answer).collect();
     let response = if many { PredictResponse::Batch(all) } else { PredictResponse::One(all.pop().unwrap_or_default()) };
-    work.answer(&response)
+    work.answer(response).await
 }
 
 pub(crate) async fn rerank(State(app): State<Arc<App>>, request: Parsed<RerankRequest>) -> Result<Response, ApiError> {
@@ -123,7 +123,7 @@ pub(crate) async fn rerank(State(app): State<Arc<App>>, request: Parsed<RerankRe
     if value.return_text {
         ranks.iter_mut().for_each(|rank| rank.text = Some(value.texts[rank.index].clone()));
     }
-    work.answer(&RerankResponse(ranks))
+    work.answer(RerankResponse(ranks)).await
 }
 
 /// Texts in the order of their scores with a query, the best first; equals stay in their order.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
+use cloze::task::rows::unknown;
 use cloze::task::{Job, Options, Sequence, Step, Task, TaskError};
 use serde_json::{Map, Value};
 
@@ -40,19 +41,27 @@ pub(crate) async fn answer(
     if inputs.is_empty() {
         return Err(ApiError::Empty { field: "inputs" });
     }
+    inputs.iter().try_for_each(|input| known(task, input))?;
     if !served.engine.serves(task) {
         let remedy = "serve a model that was made for this task";
         return Err(ApiError::NotServed { model: served.name.clone(), wants: task.head().name(), remedy });
     }
     let mut work = Work::begin(&app, served, begin, inputs.len(), many)?;
     let characters = inputs.iter().map(characters).sum();
-    let most = app.settings.max_queue_tokens;
+    let (most, may_cut) = (app.settings.max_queue_tokens, app.settings.auto_truncate);
     let encode = move |served: &Served, caller: &Caller<'_>| {
         let context = served.engine.context();
         let mut tokens = 0;
         let one = |input: &Value| {
             caller.waits()?;
             let job = task.encode(context, input, &options).map_err(fault)?;
+            if job.cut && !may_cut {
+                let limit = context.max_length;
+                let problem = format!(
+                    "an input is longer than the {limit} tokens that the model reads; shorten it, or start the server with --auto-truncate true"
+                );
+                return Err(ApiError::Invalid { field: "inputs", problem });
+            }
             tokens += job.tokens();
             // What the queue would not take is not worth the rest of the tokenizing, nor its memory.
             if tokens > most { Err(queue::too_many(tokens, most)) } else { Ok(job) }
@@ -61,7 +70,15 @@ pub(crate) async fn answer(
     };
     let jobs = work.tokenize(characters, encode).await?;
     let mut answers = finish(&mut work, jobs).await?;
-    if many { work.answer(&answers) } else { work.answer(&answers.pop()) }
+    if many { work.answer(answers).await } else { work.answer(answers.pop()).await }
+}
+
+/// Refuse an input with a value that the task would pass over.
+pub(crate) fn known(task: &dyn Task, input: &Value) -> Result<(), ApiError> {
+    let Some(name) = unknown(task.fields(), input) else { return Ok(()) };
+    let fields = task.fields().iter().map(|f| f.name).collect::<Vec<_>>().join(", ");
+    let problem = format!("unknown field {name:?}; {} takes {fields}, and options in `parameters` beside `inputs`", task.name());
+    Err(ApiError::Task { problem })
 }
 
 /// Run jobs round by round to their answers, in their order.
@@ -76,25 +93,22 @@ async fn finish(work: &mut Work, jobs: Vec<Job>) -> Result<Vec<Value>, ApiError>
         let mut room = ANSWER_BYTES.saturating_sub(answered);
         let decode = move |_: &Served, caller: &Caller<'_>| {
             let mut outputs = outputs.into_iter();
-            let step = |((at, job), count): ((usize, Job), usize)| -> Result<(usize, Step), ApiError> {
+            let step = |((at, job), count): ((usize, Job), usize)| -> Result<(usize, Step, usize), ApiError> {
                 caller.waits()?;
                 let own = outputs.by_ref().take(count).collect();
                 let step = (job.finish)(own).map_err(fault)?;
-                if let Step::Answer(answer) = &step {
-                    let problem = || format!("the answers are longer than {} MB; send fewer inputs, or ask for less", ANSWER_BYTES >> 20);
-                    room = room.checked_sub(bytes(answer)).ok_or_else(|| ApiError::Task { problem: problem() })?;
-                }
-                Ok((at, step))
+                let length = if let Step::Answer(answer) = &step { bytes(answer) } else { 0 };
+                let problem = || format!("the answers are longer than {} MB; send fewer inputs, or ask for less", ANSWER_BYTES >> 20);
+                room = room.checked_sub(length).ok_or_else(|| ApiError::Task { problem: problem() })?;
+                Ok((at, step, length))
             };
             open.into_iter().zip(counts).map(step).collect::<Result<Vec<_>, _>>()
         };
         let mut next = Vec::new();
-        for (at, step) in work.tokenize(0, decode).await? {
+        for (at, step, length) in work.tokenize(0, decode).await? {
+            answered += length;
             match step {
-                Step::Answer(answer) => {
-                    answered += bytes(&answer);
-                    answers[at] = answer;
-                }
+                Step::Answer(answer) => answers[at] = answer,
                 Step::Again(job) => next.push((at, job)),
             }
         }

@@ -82,7 +82,7 @@ pub(crate) async fn tokenize(State(app): State<Arc<App>>, request: Parsed<Tokeni
         texts.iter().map(|text| caller.waits().and_then(|()| tokens(served, text, add))).collect::<Result<Vec<_>, _>>()
     };
     let answer = work.tokenize(characters, cut).await?;
-    work.answer(&TokenizeResponse(answer))
+    work.answer(TokenizeResponse(answer)).await
 }
 
 fn tokens(served: &Served, text: &str, add_special_tokens: bool) -> Result<Vec<Token>, ApiError> {
@@ -115,5 +115,5 @@ pub(crate) async fn detokenize(State(app): State<Arc<App>>, request: Parsed<Deco
         lists.iter().map(|ids| caller.waits().and_then(|()| decode(served, ids, skip))).collect::<Result<Vec<_>, _>>()
     };
     let texts = work.tokenize(0, join).await?;
-    work.answer(&DecodeResponse(texts))
+    work.answer(DecodeResponse(texts)).await
 }

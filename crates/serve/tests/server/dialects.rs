@@ -1,6 +1,6 @@
 //! What existing clients send, and what they must get: text-embeddings-inference's routes and OpenAI's.
 
-use crate::world::{HIDDEN, LONGEST, World, brisk};
+use crate::world::{DEVICE, HIDDEN, LONGEST, World, brisk, folders, load};
 use serde_json::{Value, json};
 
 fn floats(value: &Value) -> Vec<f32> {
@@ -85,6 +85,33 @@ fn an_answer_has_the_same_bits_whatever_its_neighbours() {
             });
         }
     });
+}
+
+/// `/similarity` and the task of that name put the same before texts: the default prompt on both sides, as sentence-transformers does.
+#[test]
+fn both_doors_compare_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let models = folders(folder.path(), &[("near", Default::default())]);
+    let path = models[0].1.clone();
+    let prompts = cloze::task::Settings {
+        task: Some("sentence-embedding".into()),
+        default_prefix: "sea ran ".into(),
+        query_prefix: "the dog ".into(),
+        passage_prefix: "on mat ".into(),
+        ..Default::default()
+    };
+    prompts.write(&path, HIDDEN).unwrap();
+    let world = World::serving(brisk(), folder, cloze_serve::Models::load(models, Box::new(load)).unwrap());
+    let input = json!({"source_sentence": "the cat sat", "sentences": ["a dog ran", "猫 坐"]});
+    let pipeline = cloze::Pipeline::load(&DEVICE, &path, cloze::train::run::Precision::F32, None).unwrap();
+    let task = cloze::task::require("sentence-similarity").unwrap();
+    let expected = floats(&pipeline.answer(task, std::slice::from_ref(&input), &Default::default()).unwrap()[0]);
+    let served = |body: Value| floats(&world.post("/similarity", &body).good());
+    let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+    let found = served(json!({ "inputs": input }));
+    assert!(found.len() == 2 && near(&found, &expected), "{found:?} and {expected:?}");
+    let asked = served(json!({"inputs": input, "parameters": {"prompt_name": "query"}}));
+    assert!(!near(&asked, &expected), "a prompt that is named stands before all texts instead");
 }
 
 #[test]

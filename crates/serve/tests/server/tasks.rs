@@ -58,6 +58,54 @@ fn parameters_are_taken_within_bounds() {
     assert!(world.post("/fill-mask", &json!({"inputs": "the [MASK]"})).good()[0]["sequence"].is_string());
 }
 
+/// A name that no field has is refused, not passed over: it may be a mistaken one, or an option in the wrong place. Nothing is queued for it.
+#[test]
+fn unknown_fields_of_our_own_routes_are_refused_before_anything_is_computed() {
+    let world = World::usual(brisk());
+    let cases = [
+        ("/fill-mask", json!({"text": "the [MASK]", "top_k": 2}), "top_k"),
+        ("/fill-mask", json!({"inputs": {"text": "the [MASK]", "txet": "a"}}), "txet"),
+        ("/fill-mask", json!({"inputs": ["the [MASK]", {"text": "the [MASK]", "textt": "a"}]}), "textt"),
+        ("/classify?model=mood", json!({"text": "the cat", "text_pair": "a dog"}), "text_pair"),
+        ("/tag?model=names", json!({"text": "the cat", "aggregation": "simple"}), "aggregation"),
+        ("/answer?model=spans", json!({"question": "the", "context": "a cat", "doc_stride": 9}), "doc_stride"),
+        ("/choose?model=choices", json!({"question": "the", "choices": ["cat", "dog"], "\u{9009}\u{9879}": []}), "\u{9009}\u{9879}"),
+        ("/attention", json!({"inputs": "the cat", "heads": 3}), "heads"),
+        ("/ablation", json!({"inputs": "the cat", "of": [[0, 0]]}), "of"),
+        ("/ablation", json!({"inputs": {"text": "the cat", "other": 1}, "task": "masked-lm-scoring"}), "other"),
+        ("/ablation?model=words", json!({"inputs": ["the cat", "a dog"]}), "pair"),
+    ];
+    for (path, body, name) in cases {
+        let answer = world.post(path, &body);
+        assert_eq!(answer.header("x-compute-tokens"), None, "{path}");
+        let why = answer.refused(422, "Validation");
+        assert!(why.contains(&format!("\"{name}\"")) || why.contains(&format!("`{name}`")), "{path}: {why}");
+    }
+    assert_eq!(world.figure("te_request_input_length_count"), 0.0, "nothing was queued");
+    // The dialects of others pass over what they do not know, as their servers do.
+    world.post("/embed", &json!({"inputs": "the", "anything": 1})).good();
+    world.post("/v1/embeddings", &json!({"input": "the", "anything": 1})).good();
+    assert_eq!(world.figure("te_request_input_length_count"), 2.0);
+}
+
+/// A server that is told not to cut texts cuts none, whatever the route.
+#[test]
+fn long_inputs_are_cut_or_refused_as_the_server_is_told() {
+    let of = |auto_truncate: bool| World::usual(cloze_serve::Settings { auto_truncate, ..brisk() });
+    let (cutting, strict) = (of(true), of(false));
+    let (fits, long) = ("the ".repeat(62), "the ".repeat(63));
+    for (path, field) in [("/classify?model=mood", "text"), ("/score?model=words", "text"), ("/extract?model=gist", "text")] {
+        cutting.post(path, &json!({field: long})).good();
+        strict.post(path, &json!({field: "the cat"})).good();
+        let why = strict.post(path, &json!({field: long})).refused(422, "Validation");
+        assert!(why.contains("64 tokens") && why.contains("--auto-truncate"), "{path}: {why}");
+    }
+    strict.post("/classify?model=mood", &json!({"text": fits})).good();
+    // What is read in windows is not cut.
+    strict.post("/tag?model=names", &json!({"text": long})).good();
+    strict.post("/answer?model=spans", &json!({"question": "the cat", "context": long})).good();
+}
+
 #[test]
 fn attention_is_shown_in_numbers() {
     let world = World::usual(brisk());
