@@ -5,13 +5,14 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
-use cloze_tensor::{Dropout, Dtype, Frozen, Operands, Packed, Param, Storage, View, ViewMut, Weights, Write};
+use cloze_tensor::{Dropout, Dtype, Frozen, Later, Operands, Packed, Param, Storage, View, ViewMut, Weights, Write};
 use half::bf16;
 
 use crate::device::Gpu;
 use crate::driver::{Kernel, Launch, Matrix, Product, Variant};
 use crate::memory::{Buffer, Memory, MemoryStats};
 use crate::optimizer::Pieces;
+use crate::pinned::Pinned;
 use crate::{CudaError, Driver};
 
 /// Threads of a block in kernels that take eight elements, or one, a thread.
@@ -30,6 +31,7 @@ pub(crate) type Turns = HashMap<(u32, usize), (usize, Arc<Buffer>)>;
 pub struct Cuda {
     driver: Arc<dyn Driver>,
     memory: Arc<Memory>,
+    pinned: Arc<Pinned>,
     turns: Mutex<Turns>,
     /// The pieces of the optimizer's groups; the groups are the same in every step.
     pieces: Mutex<Option<Arc<Pieces>>>,
@@ -82,7 +84,8 @@ impl Cuda {
     /// A backend on any driver.
     pub fn with_driver(driver: Arc<dyn Driver>) -> Self {
         let memory = Memory::new(Arc::clone(&driver));
-        Self { driver, memory, turns: Mutex::default(), pieces: Mutex::default(), logits: LOGITS }
+        let pinned = Pinned::new(Arc::clone(&driver));
+        Self { driver, memory, pinned, turns: Mutex::default(), pieces: Mutex::default(), logits: LOGITS }
     }
 
     /// With room for this many logits of the vocabulary projection at once (at least one row's).
@@ -134,6 +137,14 @@ impl Cuda {
         }
         self.synchronize();
         2.0 * (SIDE as f64).powi(3) * f64::from(RUNS) / begin.elapsed().as_secs_f64()
+    }
+
+    pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
+        &self.driver
+    }
+
+    pub(crate) fn pinned(&self) -> &Arc<Pinned> {
+        &self.pinned
     }
 
     pub(crate) fn memory(&self) -> &Arc<Memory> {
@@ -349,6 +360,15 @@ impl Storage for Cuda {
             }
         }
         values
+    }
+
+    fn read_later(&self, buffer: &Buffer, range: Range<usize>) -> Later<Vec<f32>> {
+        assert!(range.end <= buffer.len(), "read: {range:?} of {} elements", buffer.len());
+        let (size, dtype) = (buffer.dtype().size(), buffer.dtype());
+        self.bytes_later(buffer.at(range.start), range.len() * size).map(move |bytes| match dtype {
+            Dtype::F32 => bytemuck::pod_collect_to_vec(&bytes),
+            Dtype::Bf16 => bytemuck::pod_collect_to_vec::<u8, bf16>(&bytes).into_iter().map(bf16::to_f32).collect(),
+        })
     }
 
     fn indices(&self, values: &[u32]) -> Indices {

@@ -23,6 +23,8 @@ pub struct Gpu {
     /// `None` only while the device is dropped.
     products: Mutex<Option<Products>>,
     workspace: u64,
+    /// Events that mark nothing at the moment.
+    events: Mutex<Vec<sys::CUevent>>,
 }
 
 // SAFETY: contexts, streams and modules may be used from any thread on which the context is current; every method makes it so first.
@@ -98,7 +100,18 @@ impl Gpu {
         let workspace = unsafe { result::malloc_sync(WORKSPACE) }.map_err(failed("cuMemAlloc"))?;
         let products = Mutex::new(Some(Products::new(workspace)?));
         let shared_limit = usize::try_from(shared).unwrap_or(SHARED as usize);
-        Ok(Self { device, context, stream, name, shared_limit, compiler, loaded: Mutex::default(), products, workspace })
+        Ok(Self {
+            device,
+            context,
+            stream,
+            name,
+            shared_limit,
+            compiler,
+            loaded: Mutex::default(),
+            products,
+            workspace,
+            events: Mutex::default(),
+        })
     }
 
     /// Make the context that of this thread.
@@ -197,6 +210,46 @@ impl Driver for Gpu {
         unsafe { result::stream::synchronize(self.stream) }.map_err(failed("cuStreamSynchronize"))
     }
 
+    fn pin(&self, bytes: usize) -> Option<u64> {
+        self.enter().ok()?;
+        // SAFETY: memory without contents; who takes it writes before reading.
+        unsafe { result::malloc_host(bytes, 0) }.ok().map(|host| host as u64)
+    }
+
+    unsafe fn unpin(&self, host: u64) {
+        if self.enter().is_ok() {
+            // SAFETY: the caller's.
+            let _ = unsafe { result::free_host(host as *mut c_void) };
+        }
+    }
+
+    unsafe fn download_pinned(&self, address: u64, host: u64, bytes: usize) -> Result<(), CudaError> {
+        self.enter()?;
+        // SAFETY: the caller's: nobody else has this memory until a later mark is reached.
+        unsafe { result::memcpy_dtoh_async(std::slice::from_raw_parts_mut(host as *mut u8, bytes), address, self.stream) }
+            .map_err(failed("cuMemcpyDtoHAsync"))
+    }
+
+    fn mark(&self) -> Result<u64, CudaError> {
+        self.enter()?;
+        let waiting = lock(&self.events).pop();
+        let new = || result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("cuEventCreate"));
+        let event = waiting.map_or_else(new, Ok)?;
+        // SAFETY: event and stream live as long as `self`.
+        unsafe { result::event::record(event, self.stream) }.map_err(failed("cuEventRecord"))?;
+        Ok(event as u64)
+    }
+
+    unsafe fn wait(&self, mark: u64) -> Result<(), CudaError> {
+        self.enter()?;
+        // SAFETY: the caller's: an event of `mark`.
+        unsafe { result::event::synchronize(mark as sys::CUevent) }.map_err(failed("cuEventSynchronize"))
+    }
+
+    unsafe fn unmark(&self, mark: u64) {
+        lock(&self.events).push(mark as sys::CUevent);
+    }
+
     unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), CudaError> {
         self.enter()?;
         // SAFETY: the caller's.
@@ -237,6 +290,9 @@ impl Drop for Gpu {
             drop(lock(&self.products).take());
             for (_, module) in lock(&self.loaded).modules.drain() {
                 let _ = result::module::unload(module);
+            }
+            for event in lock(&self.events).drain(..) {
+                let _ = result::event::destroy(event);
             }
             let _ = result::free_sync(self.workspace);
             let _ = result::stream::destroy(self.stream);

@@ -182,6 +182,41 @@ pub trait Driver: Send + Sync {
     /// As at [`Driver`].
     unsafe fn download(&self, address: u64, to: &mut [u8]) -> Result<(), CudaError>;
 
+    /// Memory of the host that the device copies from and to by itself; `None` where there is none.
+    fn pin(&self, bytes: usize) -> Option<u64> {
+        let _ = bytes;
+        None
+    }
+
+    /// Give pinned memory back.
+    ///
+    /// # Safety
+    /// `host` is of [`Driver::pin`], and neither the device nor the host uses it any more.
+    unsafe fn unpin(&self, host: u64) {
+        let _ = host;
+    }
+
+    /// From the device to pinned memory, which holds the bytes once a later mark is reached.
+    ///
+    /// # Safety
+    /// As at [`Driver`]; `host` is pinned memory of at least `bytes`, which nobody reads or writes until then.
+    unsafe fn download_pinned(&self, address: u64, host: u64, bytes: usize) -> Result<(), CudaError>;
+
+    /// A place in the order of the calls: behind all that came so far.
+    fn mark(&self) -> Result<u64, CudaError>;
+
+    /// Wait until the device has come to a place.
+    ///
+    /// # Safety
+    /// `mark` is of [`Driver::mark`] and was not given back.
+    unsafe fn wait(&self, mark: u64) -> Result<(), CudaError>;
+
+    /// Give a place back.
+    ///
+    /// # Safety
+    /// As at [`Driver::wait`].
+    unsafe fn unmark(&self, mark: u64);
+
     /// From one place to another; they do not overlap.
     ///
     /// # Safety

@@ -26,6 +26,7 @@ mod linear;
 mod memory;
 mod norm;
 mod optimizer;
+mod pinned;
 mod pool;
 mod products;
 mod rehearsal;

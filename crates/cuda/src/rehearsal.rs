@@ -51,6 +51,20 @@ impl Driver for Rehearsal {
         Ok(())
     }
 
+    unsafe fn download_pinned(&self, _: u64, _: u64, _: usize) -> Result<(), CudaError> {
+        Ok(())
+    }
+
+    fn mark(&self) -> Result<u64, CudaError> {
+        Ok(0)
+    }
+
+    unsafe fn wait(&self, _: u64) -> Result<(), CudaError> {
+        Ok(())
+    }
+
+    unsafe fn unmark(&self, _: u64) {}
+
     unsafe fn copy(&self, _: u64, _: u64, _: usize) -> Result<(), CudaError> {
         Ok(())
     }

@@ -1,13 +1,15 @@
 //! An emulated device: memory is the host's, kernels are compiled by a C++ compiler with emulate.h, products are plain loops.
+//!
+//! What it is asked for it does when somebody waits for it, not before: who reads or changes pinned memory too early, sees it.
 
 use std::alloc::Layout;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cloze_cuda::compile::{HEADERS, KERNELS, definitions};
-use cloze_cuda::driver::{Epilogue, Launch, Matrix, Product, Variant};
+use cloze_cuda::driver::{Epilogue, Kernel, Launch, Matrix, Product, Variant};
 use cloze_cuda::{Cuda, CudaError, Driver};
 use cloze_tensor::Dtype;
 use half::bf16;
@@ -43,7 +45,7 @@ pub(crate) fn with(options: Options) -> Option<Cuda> {
         println!("skipped: no C++ compiler");
         return None;
     }
-    Some(Cuda::with_driver(Arc::new(Emulated { options, blocks: Mutex::default() })))
+    Some(Cuda::with_driver(Arc::new(Emulated::new(options))))
 }
 
 /// The C++ compiler of this machine.
@@ -99,6 +101,28 @@ fn compile(file: &'static str, variant: Variant) -> Library {
 pub(crate) struct Emulated {
     options: Options,
     blocks: Mutex<HashMap<u64, Block>>,
+    /// Pinned memory and its size.
+    pinned: Mutex<HashMap<u64, usize>>,
+    queue: Mutex<Queue>,
+}
+
+/// What waits to be done, and how much was done before.
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Work>,
+    done: u64,
+}
+
+/// What the device was asked for.
+#[derive(Clone)]
+enum Work {
+    Renew(u64, usize),
+    Clear(u64, usize),
+    Upload(u64, Vec<u8>),
+    DownloadPinned { address: u64, host: u64, bytes: usize },
+    Copy { from: u64, to: u64, bytes: usize },
+    Launch { kernel: Kernel, grid: [u32; 3], threads: u32, shared: u32, parameters: Vec<u8> },
+    Multiply(Product),
 }
 
 #[derive(Clone, Copy)]
@@ -117,6 +141,55 @@ fn layout(size: usize) -> Layout {
 }
 
 impl Emulated {
+    fn new(options: Options) -> Self {
+        Self { options, blocks: Mutex::default(), pinned: Mutex::default(), queue: Mutex::default() }
+    }
+
+    fn ask(&self, work: Work) -> Result<(), CudaError> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).waiting.push_back(work);
+        Ok(())
+    }
+
+    /// Do what was asked for, up to a mark.
+    fn come_to(&self, mark: u64) -> Result<(), CudaError> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        while queue.done < mark
+            && let Some(work) = queue.waiting.pop_front()
+        {
+            queue.done += 1;
+            // SAFETY: who asked for it vouched for its addresses, and whoever got them later asked later.
+            unsafe { self.work(&work) }?;
+        }
+        Ok(())
+    }
+
+    unsafe fn work(&self, work: &Work) -> Result<(), CudaError> {
+        // SAFETY: the caller's.
+        unsafe {
+            match work {
+                Work::Renew(address, bytes) => self.fill(*address, *bytes),
+                Work::Clear(address, bytes) => std::ptr::write_bytes(*address as *mut u8, 0, *bytes),
+                Work::Upload(address, from) => std::ptr::copy_nonoverlapping(from.as_ptr(), *address as *mut u8, from.len()),
+                Work::DownloadPinned { address, host, bytes } => {
+                    assert!(self.is_pinned(*host, *bytes), "a copy to memory that is not pinned");
+                    std::ptr::copy_nonoverlapping(*address as *const u8, *host as *mut u8, *bytes);
+                }
+                Work::Copy { from, to, bytes } => std::ptr::copy_nonoverlapping(*from as *const u8, *to as *mut u8, *bytes),
+                Work::Launch { kernel, grid, threads, shared, parameters } => {
+                    let launch = Launch { kernel: *kernel, grid: *grid, threads: *threads, shared: *shared, parameters };
+                    return self.run(&launch);
+                }
+                Work::Multiply(product) => self.product(product),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_pinned(&self, host: u64, bytes: usize) -> bool {
+        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        pinned.iter().any(|(&start, &size)| host >= start && host + bytes as u64 <= start + size as u64)
+    }
+
     fn blocks(&self) -> MutexGuard<'_, HashMap<u64, Block>> {
         self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,6 +201,69 @@ impl Emulated {
             let rest = unsafe { std::slice::from_raw_parts((address as *const u8).add(block.used), block.size + BEYOND - block.used) };
             assert!(rest.iter().all(|&b| b == UNTOUCHED), "{what} wrote beyond a buffer of {} bytes", block.used);
         }
+    }
+
+    unsafe fn fill(&self, address: u64, bytes: usize) {
+        let mut blocks = self.blocks();
+        let block = blocks.get_mut(&address).expect("a block of this device");
+        assert!(bytes <= block.size, "{bytes} bytes of a block of {}", block.size);
+        block.used = bytes;
+        // SAFETY: the block is that large. Its contents are NaN in every element kind: whoever reads what nobody wrote, sees it.
+        unsafe {
+            std::ptr::write_bytes(address as *mut u8, 0xff, bytes);
+            std::ptr::write_bytes((address as *mut u8).add(bytes), UNTOUCHED, block.size + BEYOND - bytes);
+        }
+    }
+
+    unsafe fn run(&self, launch: &Launch) -> Result<(), CudaError> {
+        let (kernel, mut libraries) = (launch.kernel, libraries());
+        let library = libraries.entry((kernel.file, kernel.variant)).or_insert_with(|| compile(kernel.file, kernel.variant));
+        type Run = unsafe extern "C" fn(*const u8);
+        type Start = unsafe extern "C" fn(Run, *const u8, *const u32, u32, u32, i32) -> *const std::ffi::c_char;
+        // SAFETY: the symbols are those that KERNEL in emulate.h makes; the parameters are of the size that the kernel's struct has.
+        let failure = unsafe {
+            let size: Symbol<*const u32> = library.get(format!("{}_size", kernel.name)).unwrap();
+            let threads: Symbol<*const u32> = library.get(format!("{}_threads", kernel.name)).unwrap();
+            assert_eq!(launch.parameters.len(), **size as usize, "{}: the parameters differ from the kernel's", kernel.name);
+            assert!(launch.threads <= **threads && launch.threads.is_multiple_of(32), "{}: {} threads", kernel.name, launch.threads);
+            assert!(launch.shared as usize <= self.options.shared_limit, "{}: {} bytes of shared memory", kernel.name, launch.shared);
+            let run: Symbol<Run> = library.get(format!("{}_run", kernel.name)).unwrap();
+            let start: Symbol<Start> = library.get("emulate_launch").unwrap();
+            let (grid, reversed) = (launch.grid.as_ptr(), i32::from(self.options.reversed));
+            let failure = start(*run, launch.parameters.as_ptr(), grid, launch.threads, launch.shared, reversed);
+            (!failure.is_null()).then(|| std::ffi::CStr::from_ptr(failure).to_string_lossy().into_owned())
+        };
+        self.check(kernel.name);
+        failure.map_or(Ok(()), |problem| Err(CudaError::Call { call: kernel.name, problem }))
+    }
+
+    unsafe fn product(&self, product: &Product) {
+        let (c, k) = (&product.c, product.a.shape().1);
+        let (a, b) = (Self::operand(&product.a), Self::operand(&product.b.transposed()));
+        for r in 0..c.rows {
+            let row = &a[r * k..(r + 1) * k];
+            for (j, col) in b.chunks_exact(k.max(1)).enumerate() {
+                let at = r * c.pitch + j;
+                let mut z: f32 = row.iter().zip(col).map(|(x, y)| x * y).sum();
+                if product.beta != 0.0 {
+                    z += product.beta * get(c.address, c.dtype, at);
+                }
+                match product.epilogue {
+                    Epilogue::Bias(bias) => z += get(bias, c.dtype, j),
+                    Epilogue::BiasGeluTanh { bias, pre } => {
+                        z += get(bias, c.dtype, j);
+                        put(pre, c.dtype, at, z);
+                        z = 0.5 * z * (1.0 + (0.797_884_6 * (z + 0.044715 * z * z * z)).tanh());
+                    }
+                    Epilogue::None | Epilogue::RowSums(_) => {}
+                }
+                put(c.address, c.dtype, at, z);
+            }
+            if let Epilogue::RowSums(sums) = product.epilogue {
+                put(sums, Dtype::F32, r, row.iter().sum());
+            }
+        }
+        self.check("a product");
     }
 
     /// The matrix as the product sees it, row by row.
@@ -181,6 +317,7 @@ impl Driver for Emulated {
     }
 
     unsafe fn release(&self, address: u64) {
+        let _ = self.come_to(u64::MAX);
         if let Some(block) = self.blocks().remove(&address) {
             // SAFETY: allocated above with this layout.
             unsafe { std::alloc::dealloc(address as *mut u8, layout(block.size)) };
@@ -188,30 +325,19 @@ impl Driver for Emulated {
     }
 
     unsafe fn renew(&self, address: u64, bytes: usize) {
-        let mut blocks = self.blocks();
-        let block = blocks.get_mut(&address).expect("a block of this device");
-        assert!(bytes <= block.size, "{bytes} bytes of a block of {}", block.size);
-        block.used = bytes;
-        // SAFETY: the block is that large. Its contents are NaN in every element kind: whoever reads what nobody wrote, sees it.
-        unsafe {
-            std::ptr::write_bytes(address as *mut u8, 0xff, bytes);
-            std::ptr::write_bytes((address as *mut u8).add(bytes), UNTOUCHED, block.size + BEYOND - bytes);
-        }
+        let _ = self.ask(Work::Renew(address, bytes));
     }
 
     unsafe fn clear(&self, address: u64, bytes: usize) -> Result<(), CudaError> {
-        // SAFETY: the caller's.
-        unsafe { std::ptr::write_bytes(address as *mut u8, 0, bytes) };
-        Ok(())
+        self.ask(Work::Clear(address, bytes))
     }
 
     unsafe fn upload(&self, address: u64, from: &[u8]) -> Result<(), CudaError> {
-        // SAFETY: the caller's.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), address as *mut u8, from.len()) };
-        Ok(())
+        self.ask(Work::Upload(address, from.to_vec()))
     }
 
     unsafe fn download(&self, address: u64, to: &mut [u8]) -> Result<(), CudaError> {
+        self.come_to(u64::MAX)?;
         if !to.is_empty() {
             // SAFETY: the caller's.
             unsafe { std::ptr::copy_nonoverlapping(address as *const u8, to.as_mut_ptr(), to.len()) };
@@ -219,32 +345,44 @@ impl Driver for Emulated {
         Ok(())
     }
 
+    fn pin(&self, bytes: usize) -> Option<u64> {
+        // SAFETY: the size is not 0.
+        let host = unsafe { std::alloc::alloc(layout(bytes)) } as u64;
+        // SAFETY: just allocated.
+        unsafe { std::ptr::write_bytes(host as *mut u8, 0xff, bytes) };
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).insert(host, bytes);
+        Some(host)
+    }
+
+    unsafe fn unpin(&self, host: u64) {
+        if let Some(size) = self.pinned.lock().unwrap_or_else(PoisonError::into_inner).remove(&host) {
+            // SAFETY: allocated in `pin` with this layout.
+            unsafe { std::alloc::dealloc(host as *mut u8, layout(size)) };
+        }
+    }
+
+    unsafe fn download_pinned(&self, address: u64, host: u64, bytes: usize) -> Result<(), CudaError> {
+        self.ask(Work::DownloadPinned { address, host, bytes })
+    }
+
+    fn mark(&self) -> Result<u64, CudaError> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(queue.done + queue.waiting.len() as u64)
+    }
+
+    unsafe fn wait(&self, mark: u64) -> Result<(), CudaError> {
+        self.come_to(mark)
+    }
+
+    unsafe fn unmark(&self, _: u64) {}
+
     unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), CudaError> {
-        // SAFETY: the caller's.
-        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
-        Ok(())
+        self.ask(Work::Copy { from, to, bytes })
     }
 
     unsafe fn launch(&self, launch: &Launch) -> Result<(), CudaError> {
-        let (kernel, mut libraries) = (launch.kernel, libraries());
-        let library = libraries.entry((kernel.file, kernel.variant)).or_insert_with(|| compile(kernel.file, kernel.variant));
-        type Run = unsafe extern "C" fn(*const u8);
-        type Start = unsafe extern "C" fn(Run, *const u8, *const u32, u32, u32, i32) -> *const std::ffi::c_char;
-        // SAFETY: the symbols are those that KERNEL in emulate.h makes; the parameters are of the size that the kernel's struct has.
-        let failure = unsafe {
-            let size: Symbol<*const u32> = library.get(format!("{}_size", kernel.name)).unwrap();
-            let threads: Symbol<*const u32> = library.get(format!("{}_threads", kernel.name)).unwrap();
-            assert_eq!(launch.parameters.len(), **size as usize, "{}: the parameters differ from the kernel's", kernel.name);
-            assert!(launch.threads <= **threads && launch.threads.is_multiple_of(32), "{}: {} threads", kernel.name, launch.threads);
-            assert!(launch.shared as usize <= self.options.shared_limit, "{}: {} bytes of shared memory", kernel.name, launch.shared);
-            let run: Symbol<Run> = library.get(format!("{}_run", kernel.name)).unwrap();
-            let start: Symbol<Start> = library.get("emulate_launch").unwrap();
-            let (grid, reversed) = (launch.grid.as_ptr(), i32::from(self.options.reversed));
-            let failure = start(*run, launch.parameters.as_ptr(), grid, launch.threads, launch.shared, reversed);
-            (!failure.is_null()).then(|| std::ffi::CStr::from_ptr(failure).to_string_lossy().into_owned())
-        };
-        self.check(kernel.name);
-        failure.map_or(Ok(()), |problem| Err(CudaError::Call { call: kernel.name, problem }))
+        let &Launch { kernel, grid, threads, shared, parameters } = launch;
+        self.ask(Work::Launch { kernel, grid, threads, shared, parameters: parameters.to_vec() })
     }
 
     fn supports(&self, product: &Product) -> bool {
@@ -255,33 +393,7 @@ impl Driver for Emulated {
 
     unsafe fn multiply(&self, product: &Product) -> Result<(), CudaError> {
         assert!(self.supports(product));
-        let (c, k) = (&product.c, product.a.shape().1);
-        let (a, b) = (Self::operand(&product.a), Self::operand(&product.b.transposed()));
-        for r in 0..c.rows {
-            let row = &a[r * k..(r + 1) * k];
-            for (j, col) in b.chunks_exact(k.max(1)).enumerate() {
-                let at = r * c.pitch + j;
-                let mut z: f32 = row.iter().zip(col).map(|(x, y)| x * y).sum();
-                if product.beta != 0.0 {
-                    z += product.beta * get(c.address, c.dtype, at);
-                }
-                match product.epilogue {
-                    Epilogue::Bias(bias) => z += get(bias, c.dtype, j),
-                    Epilogue::BiasGeluTanh { bias, pre } => {
-                        z += get(bias, c.dtype, j);
-                        put(pre, c.dtype, at, z);
-                        z = 0.5 * z * (1.0 + (0.797_884_6 * (z + 0.044715 * z * z * z)).tanh());
-                    }
-                    Epilogue::None | Epilogue::RowSums(_) => {}
-                }
-                put(c.address, c.dtype, at, z);
-            }
-            if let Epilogue::RowSums(sums) = product.epilogue {
-                put(sums, Dtype::F32, r, row.iter().sum());
-            }
-        }
-        self.check("a product");
-        Ok(())
+        self.ask(Work::Multiply(*product))
     }
 }
 

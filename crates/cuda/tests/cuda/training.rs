@@ -20,10 +20,10 @@ use cloze_train::record::record;
 use cloze_train::run::parse;
 use cloze_train::step::Trainer;
 
-const VOCABULARY: u32 = 60;
+pub(crate) const VOCABULARY: u32 = 60;
 
 /// A batch of packed sequences; each step has its own.
-fn batch(step: u64) -> Batch {
+pub(crate) fn batch(step: u64) -> Batch {
     let lengths = [9, 17, 1, 12];
     let tokens: usize = lengths.iter().sum();
     let key = Key::new(1, Stream::Sampling, step, 0);
@@ -62,7 +62,7 @@ fn losses<B: Backend>(backend: &B, rule: Rule, dtype: Dtype) -> (Vec<[f64; 2]>, 
     (losses, trainer.values())
 }
 
-fn cpu() -> Cpu {
+pub(crate) fn cpu() -> Cpu {
     Cpu::new(CpuOptions { threads: Some(1), level: None })
 }
 
