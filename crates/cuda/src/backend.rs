@@ -227,7 +227,7 @@ impl Cuda {
         let buffer = self.memory.buffer(Dtype::F32, values.len().div_ceil(4));
         if !values.is_empty() {
             // SAFETY: the buffer is new and large enough.
-            done(unsafe { self.driver.upload(buffer.address(), values) });
+            done(unsafe { self.pinned.upload(buffer.address(), values) });
         }
         buffer
     }
@@ -338,7 +338,7 @@ impl Storage for Cuda {
             }
         };
         // SAFETY: the range lies within the buffer, which is borrowed mutably.
-        done(unsafe { self.driver.upload(buffer.at(offset), bytes) });
+        done(unsafe { self.pinned.upload(buffer.at(offset), bytes) });
     }
 
     fn read(&self, buffer: &Buffer, range: Range<usize>) -> Vec<f32> {

@@ -223,6 +223,13 @@ impl Driver for Gpu {
         }
     }
 
+    unsafe fn upload_pinned(&self, address: u64, host: u64, bytes: usize) -> Result<(), CudaError> {
+        self.enter()?;
+        // SAFETY: the caller's: nobody writes this memory until a later mark is reached.
+        unsafe { result::memcpy_htod_async(address, std::slice::from_raw_parts(host as *const u8, bytes), self.stream) }
+            .map_err(failed("cuMemcpyHtoDAsync"))
+    }
+
     unsafe fn download_pinned(&self, address: u64, host: u64, bytes: usize) -> Result<(), CudaError> {
         self.enter()?;
         // SAFETY: the caller's: nobody else has this memory until a later mark is reached.

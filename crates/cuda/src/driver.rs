@@ -170,7 +170,7 @@ pub trait Driver: Send + Sync {
     /// As at [`Driver`].
     unsafe fn clear(&self, address: u64, bytes: usize) -> Result<(), CudaError>;
 
-    /// From the host; `from` may be used again at once.
+    /// From the host's ordinary memory; `from` may be used again at once. The device may be waited for.
     ///
     /// # Safety
     /// As at [`Driver`].
@@ -195,6 +195,12 @@ pub trait Driver: Send + Sync {
     unsafe fn unpin(&self, host: u64) {
         let _ = host;
     }
+
+    /// From pinned memory to the device.
+    ///
+    /// # Safety
+    /// As at [`Driver`]; `host` is pinned memory of at least `bytes`, which nobody writes until a later mark is reached.
+    unsafe fn upload_pinned(&self, address: u64, host: u64, bytes: usize) -> Result<(), CudaError>;
 
     /// From the device to pinned memory, which holds the bytes once a later mark is reached.
     ///

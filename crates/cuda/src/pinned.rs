@@ -1,4 +1,7 @@
 //! Memory of the host that the device reads and writes by itself, so that the host need not wait for a copy.
+//!
+//! What goes to the device is staged in two halves that take turns: while the device copies out of one, the host fills the other. A half
+//! is filled again only when the device has passed the mark behind its last copy. What comes back lands in blocks of its own.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cloze_tensor::Later;
 
 use crate::backend::done;
-use crate::{Cuda, Driver};
+use crate::{Cuda, CudaError, Driver};
 
 /// A place in the order of a device's work.
 pub(crate) struct Mark {
@@ -34,16 +37,72 @@ impl Drop for Mark {
     }
 }
 
+/// Bytes of a half: the ids, starts, labels and plans of some micro-batches. What is larger (weights) is rare, and goes without.
+pub(crate) const HALF: usize = 4 << 20;
+
+/// Where a copy begins.
+const ALIGNMENT: usize = 64;
+
+/// The halves.
+struct Stage {
+    /// Where each is, and behind its last copy.
+    halves: [(u64, Option<Mark>); 2],
+    filling: usize,
+    filled: usize,
+}
+
+impl Stage {
+    fn new(driver: &Arc<dyn Driver>) -> Option<Self> {
+        let [first, second] = [driver.pin(HALF)?, driver.pin(HALF)?];
+        Some(Self { halves: [(first, None), (second, None)], filling: 0, filled: 0 })
+    }
+
+    /// Room for this many bytes, at most [`HALF`], that the device does not read any more.
+    fn room(&mut self, driver: &Arc<dyn Driver>, bytes: usize) -> u64 {
+        if self.filled + bytes > HALF {
+            self.halves[self.filling].1 = Some(Mark::here(driver));
+            (self.filling, self.filled) = (1 - self.filling, 0);
+            if let Some(mark) = self.halves[self.filling].1.take() {
+                mark.wait();
+            }
+        }
+        let at = self.halves[self.filling].0 + self.filled as u64;
+        self.filled += bytes.next_multiple_of(ALIGNMENT);
+        at
+    }
+}
+
 /// The pinned memory of a backend.
 pub(crate) struct Pinned {
     driver: Arc<dyn Driver>,
+    /// Made at the first use; `None` within where there is no pinned memory.
+    stage: Mutex<Option<Option<Stage>>>,
     /// Blocks that wait for what comes from the device, by size.
     landings: Mutex<BTreeMap<usize, Vec<u64>>>,
 }
 
 impl Pinned {
     pub(crate) fn new(driver: Arc<dyn Driver>) -> Arc<Self> {
-        Arc::new(Self { driver, landings: Mutex::default() })
+        Arc::new(Self { driver, stage: Mutex::default(), landings: Mutex::default() })
+    }
+
+    /// Values to an address; they may be used again at once.
+    ///
+    /// # Safety
+    /// As at [`Driver`].
+    pub(crate) unsafe fn upload(&self, address: u64, values: &[u8]) -> Result<(), CudaError> {
+        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        let stage = stage.get_or_insert_with(|| Stage::new(&self.driver));
+        let Some(stage) = stage.as_mut().filter(|_| values.len() <= HALF) else {
+            // SAFETY: the caller's.
+            return unsafe { self.driver.upload(address, values) };
+        };
+        let host = stage.room(&self.driver, values.len());
+        // SAFETY: the room is pinned memory of that size, which the device does not read at the moment; the device's side is the caller's.
+        unsafe {
+            std::ptr::copy_nonoverlapping(values.as_ptr(), host as *mut u8, values.len());
+            self.driver.upload_pinned(address, host, values.len())
+        }
     }
 
     /// A block of at least this many bytes; `None` on a device without pinned memory.
@@ -60,7 +119,9 @@ impl Drop for Pinned {
         let landings = std::mem::take(self.landings.get_mut().unwrap_or_else(PoisonError::into_inner));
         // SAFETY: nothing is read. What nobody wanted to know may still be on its way to a block.
         let _ = unsafe { self.driver.download(0, &mut []) };
-        for host in landings.into_values().flatten() {
+        let stage = self.stage.get_mut().unwrap_or_else(PoisonError::into_inner).take().flatten();
+        let halves = stage.into_iter().flat_map(|s| s.halves).map(|(host, _)| host);
+        for host in landings.into_values().flatten().chain(halves) {
             // SAFETY: the block is of `pin`, and the device is done.
             unsafe { self.driver.unpin(host) };
         }
@@ -106,5 +167,133 @@ impl Cuda {
             mark.wait();
             landing.read(bytes)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::{Launch, Product};
+
+    /// A device that does nothing but remember what it was asked for.
+    #[derive(Default)]
+    struct Recorder {
+        asked: Mutex<Vec<Asked>>,
+    }
+
+    #[derive(Clone, Debug, PartialEq)]
+    enum Asked {
+        Pinned(u64),
+        Plain(usize),
+        Staged { host: u64, bytes: Vec<u8> },
+        Mark(u64),
+        Wait(u64),
+        Unpinned(u64),
+    }
+
+    impl Recorder {
+        fn ask(&self, what: Asked) -> usize {
+            let mut asked = self.asked.lock().unwrap();
+            asked.push(what);
+            asked.len()
+        }
+    }
+
+    impl Driver for Recorder {
+        fn name(&self) -> String {
+            "recorder".into()
+        }
+        fn memory(&self) -> Result<(usize, usize), CudaError> {
+            Ok((0, 0))
+        }
+        fn shared_limit(&self) -> usize {
+            0
+        }
+        fn allocate(&self, _: usize) -> Result<u64, CudaError> {
+            Ok(512)
+        }
+        unsafe fn release(&self, _: u64) {}
+        unsafe fn clear(&self, _: u64, _: usize) -> Result<(), CudaError> {
+            Ok(())
+        }
+        unsafe fn upload(&self, _: u64, from: &[u8]) -> Result<(), CudaError> {
+            self.ask(Asked::Plain(from.len()));
+            Ok(())
+        }
+        unsafe fn download(&self, _: u64, _: &mut [u8]) -> Result<(), CudaError> {
+            Ok(())
+        }
+        fn pin(&self, bytes: usize) -> Option<u64> {
+            let host = Box::leak(vec![0u8; bytes].into_boxed_slice()).as_mut_ptr() as u64;
+            self.ask(Asked::Pinned(host));
+            Some(host)
+        }
+        unsafe fn unpin(&self, host: u64) {
+            self.ask(Asked::Unpinned(host));
+        }
+        unsafe fn upload_pinned(&self, _: u64, host: u64, bytes: usize) -> Result<(), CudaError> {
+            // SAFETY: the stage hands over what it has just written.
+            let bytes = unsafe { std::slice::from_raw_parts(host as *const u8, bytes) }.to_vec();
+            self.ask(Asked::Staged { host, bytes });
+            Ok(())
+        }
+        unsafe fn download_pinned(&self, _: u64, _: u64, _: usize) -> Result<(), CudaError> {
+            Ok(())
+        }
+        fn mark(&self) -> Result<u64, CudaError> {
+            let at = self.asked.lock().unwrap().len() as u64;
+            self.ask(Asked::Mark(at));
+            Ok(at)
+        }
+        unsafe fn wait(&self, mark: u64) -> Result<(), CudaError> {
+            self.ask(Asked::Wait(mark));
+            Ok(())
+        }
+        unsafe fn unmark(&self, _: u64) {}
+        unsafe fn copy(&self, _: u64, _: u64, _: usize) -> Result<(), CudaError> {
+            Ok(())
+        }
+        unsafe fn launch(&self, _: &Launch) -> Result<(), CudaError> {
+            Ok(())
+        }
+        fn supports(&self, _: &Product) -> bool {
+            true
+        }
+        unsafe fn multiply(&self, _: &Product) -> Result<(), CudaError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_half_is_filled_again_only_behind_its_mark() {
+        let recorder = Arc::new(Recorder::default());
+        let pinned = Pinned::new(Arc::clone(&recorder) as Arc<dyn Driver>);
+        let piece = HALF / 3;
+        let values: Vec<Vec<u8>> = (0..20u8).map(|i| vec![i; piece + usize::from(i)]).collect();
+        for values in &values {
+            // SAFETY: this device reads and writes nothing.
+            unsafe { pinned.upload(512, values) }.unwrap();
+        }
+        // What is larger than a half goes past them.
+        // SAFETY: as above.
+        unsafe { pinned.upload(512, &vec![0; HALF + 1]) }.unwrap();
+        drop(pinned);
+        let asked = recorder.asked.lock().unwrap().clone();
+        let mut staged = 0;
+        for (i, what) in asked.iter().enumerate() {
+            let Asked::Staged { host, bytes } = what else { continue };
+            assert_eq!(bytes, &values[staged]);
+            staged += 1;
+            let overlaps = |other: &Asked| matches!(other, Asked::Staged { host: h, bytes: b } if *h < host + bytes.len() as u64 && host < &(h + b.len() as u64));
+            let Some(last) = asked[..i].iter().rposition(overlaps) else { continue };
+            // Between the last copy out of this place and now somebody waited for a mark behind that copy.
+            let waited = asked[last..i].iter().any(|a| matches!(a, Asked::Wait(mark) if *mark as usize > last));
+            assert!(waited, "piece {staged} stands where piece {last} may not have been read");
+        }
+        assert_eq!(staged, 20);
+        assert!(asked.contains(&Asked::Plain(HALF + 1)));
+        let count = |f: fn(&Asked) -> bool| asked.iter().filter(|a| f(a)).count();
+        assert_eq!(count(|a| matches!(a, Asked::Pinned(_))), 2);
+        assert_eq!(count(|a| matches!(a, Asked::Unpinned(_))), 2);
     }
 }

@@ -51,6 +51,10 @@ impl Driver for Rehearsal {
         Ok(())
     }
 
+    unsafe fn upload_pinned(&self, _: u64, _: u64, _: usize) -> Result<(), CudaError> {
+        Ok(())
+    }
+
     unsafe fn download_pinned(&self, _: u64, _: u64, _: usize) -> Result<(), CudaError> {
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use cloze_cuda::Cuda;
 use cloze_model::{Blueprint, Heads, Input, Model};
-use cloze_tensor::{Backend, Dtype, Tape, Tensor};
+use cloze_tensor::{Backend, Dtype, Storage, Tape, Tensor};
 use cloze_text::Batch;
 use cloze_train::TrainError;
 use cloze_train::course::{Found, Loss, Losses, Pass};
@@ -33,6 +33,24 @@ impl Losses for Faulty {
         }
         found
     }
+}
+
+/// More than the staging memory holds, before anything is read: what comes later must not stand where what came before is still to be read.
+pub(crate) fn values_arrive_however_many_are_on_their_way(device: &Cuda) {
+    let len = 300_000;
+    let values = |i: usize| (0..len).map(|j| (i * len + j) as f32).collect::<Vec<_>>();
+    let buffers: Vec<_> = (0..12).map(|i| Tensor::from_host(device, Dtype::F32, 1, len, &values(i))).collect();
+    let later: Vec<_> = buffers.iter().map(|b| b.to_host_later(device)).collect();
+    // What is read later is what stands there now.
+    let mut buffers = buffers.into_iter();
+    let mut first = buffers.next().unwrap();
+    device.clear(first.view_mut().buffer, 0..len);
+    // Each has a place of its own until it is asked for, in whatever order.
+    for (i, later) in later.into_iter().enumerate().rev() {
+        assert!(later.get() == values(i), "{i}");
+    }
+    assert!(first.to_host(device).iter().all(|v| *v == 0.0));
+    assert!(buffers.enumerate().all(|(i, b)| b.to_host(device) == values(i + 1)));
 }
 
 /// Without dropout, whose draws count the micro-batches of steps that failed, too; with a moving average.

@@ -119,6 +119,7 @@ enum Work {
     Renew(u64, usize),
     Clear(u64, usize),
     Upload(u64, Vec<u8>),
+    UploadPinned { address: u64, host: u64, bytes: usize },
     DownloadPinned { address: u64, host: u64, bytes: usize },
     Copy { from: u64, to: u64, bytes: usize },
     Launch { kernel: Kernel, grid: [u32; 3], threads: u32, shared: u32, parameters: Vec<u8> },
@@ -170,6 +171,10 @@ impl Emulated {
                 Work::Renew(address, bytes) => self.fill(*address, *bytes),
                 Work::Clear(address, bytes) => std::ptr::write_bytes(*address as *mut u8, 0, *bytes),
                 Work::Upload(address, from) => std::ptr::copy_nonoverlapping(from.as_ptr(), *address as *mut u8, from.len()),
+                Work::UploadPinned { address, host, bytes } => {
+                    assert!(self.is_pinned(*host, *bytes), "a copy from memory that is not pinned");
+                    std::ptr::copy_nonoverlapping(*host as *const u8, *address as *mut u8, *bytes);
+                }
                 Work::DownloadPinned { address, host, bytes } => {
                     assert!(self.is_pinned(*host, *bytes), "a copy to memory that is not pinned");
                     std::ptr::copy_nonoverlapping(*address as *const u8, *host as *mut u8, *bytes);
@@ -359,6 +364,10 @@ impl Driver for Emulated {
             // SAFETY: allocated in `pin` with this layout.
             unsafe { std::alloc::dealloc(host as *mut u8, layout(size)) };
         }
+    }
+
+    unsafe fn upload_pinned(&self, address: u64, host: u64, bytes: usize) -> Result<(), CudaError> {
+        self.ask(Work::UploadPinned { address, host, bytes })
     }
 
     unsafe fn download_pinned(&self, address: u64, host: u64, bytes: usize) -> Result<(), CudaError> {

@@ -70,6 +70,7 @@ checks!(
     training::the_first_losses_are_those_of_the_cpu,
     training::a_second_run_has_the_same_bits,
     training::a_run_goes_on_where_it_was_and_on_another_device,
+    ahead::values_arrive_however_many_are_on_their_way,
     ahead::steps_ahead_have_the_bits_of_steps_in_turn,
     ahead::after_a_step_that_is_no_number_nothing_changes,
     training::a_rehearsal_takes_the_memory_of_the_step,
