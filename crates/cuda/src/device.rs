@@ -98,7 +98,7 @@ impl Gpu {
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("cuStreamCreate"))?;
         // SAFETY: the memory is used by cuBLASLt alone, which does not read what it has not written.
         let workspace = unsafe { result::malloc_sync(WORKSPACE) }.map_err(failed("cuMemAlloc"))?;
-        let products = Mutex::new(Some(Products::new(workspace)?));
+        let products = Mutex::new(Some(Products::new(workspace, stream, &name, compile::cache())?));
         let shared_limit = usize::try_from(shared).unwrap_or(SHARED as usize);
         Ok(Self {
             device,
@@ -282,7 +282,7 @@ impl Driver for Gpu {
         let mut products = lock(&self.products);
         let Some(products) = products.as_mut() else { return Err(CudaError::Library { library: "libcublasLt" }) };
         // SAFETY: the caller's.
-        unsafe { products.multiply(product, self.stream.cast()) }
+        unsafe { products.multiply(product) }
     }
 }
 

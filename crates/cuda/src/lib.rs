@@ -14,6 +14,7 @@
 
 mod attention;
 mod backend;
+mod choices;
 pub mod compile;
 mod cross_entropy;
 pub mod device;
