@@ -7,7 +7,8 @@
 //! Everything between the ops and the hardware is the small trait [`Driver`]. It has three implementations: [`device::Gpu`]; [`Rehearsal`],
 //! which computes nothing and counts memory; and, in the tests of this crate, one that runs the very same kernel text on the host.
 //!
-//! All work goes to one stream, so memory can be handed on as soon as the last launch that uses it is in the queue.
+//! All work goes to one stream, so memory can be handed on as soon as the last launch that uses it is asked for. Stretches of work that
+//! come again and again are replayed as graphs ([`queue`]).
 //!
 //! `unsafe` is allowed in this crate because addresses on a device are plain numbers; every block says why it is sound.
 #![allow(unsafe_code)]
@@ -23,6 +24,7 @@ mod elementwise;
 mod embedding;
 mod error;
 mod gated;
+mod graph;
 mod linear;
 mod memory;
 mod norm;
@@ -30,6 +32,9 @@ mod optimizer;
 mod pinned;
 mod pool;
 mod products;
+mod queue;
+#[cfg(test)]
+mod recorder;
 mod rehearsal;
 mod rows;
 

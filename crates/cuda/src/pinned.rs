@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cloze_tensor::Later;
 
 use crate::backend::done;
+use crate::queue::Queue;
 use crate::{Cuda, CudaError, Driver};
 
 /// A place in the order of a device's work.
@@ -74,7 +75,7 @@ impl Stage {
 
 /// The pinned memory of a backend.
 pub(crate) struct Pinned {
-    driver: Arc<dyn Driver>,
+    queue: Arc<Queue>,
     /// Made at the first use; `None` within where there is no pinned memory.
     stage: Mutex<Option<Option<Stage>>>,
     /// Blocks that wait for what comes from the device, by size.
@@ -82,8 +83,8 @@ pub(crate) struct Pinned {
 }
 
 impl Pinned {
-    pub(crate) fn new(driver: Arc<dyn Driver>) -> Arc<Self> {
-        Arc::new(Self { driver, stage: Mutex::default(), landings: Mutex::default() })
+    pub(crate) fn new(queue: Arc<Queue>) -> Arc<Self> {
+        Arc::new(Self { queue, stage: Mutex::default(), landings: Mutex::default() })
     }
 
     /// Values to an address; they may be used again at once.
@@ -91,17 +92,19 @@ impl Pinned {
     /// # Safety
     /// As at [`Driver`].
     pub(crate) unsafe fn upload(&self, address: u64, values: &[u8]) -> Result<(), CudaError> {
+        self.queue.flush()?;
+        let driver = self.queue.driver();
         let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
-        let stage = stage.get_or_insert_with(|| Stage::new(&self.driver));
+        let stage = stage.get_or_insert_with(|| Stage::new(driver));
         let Some(stage) = stage.as_mut().filter(|_| values.len() <= HALF) else {
             // SAFETY: the caller's.
-            return unsafe { self.driver.upload(address, values) };
+            return unsafe { driver.upload(address, values) };
         };
-        let host = stage.room(&self.driver, values.len());
+        let host = stage.room(driver, values.len());
         // SAFETY: the room is pinned memory of that size, which the device does not read at the moment; the device's side is the caller's.
         unsafe {
             std::ptr::copy_nonoverlapping(values.as_ptr(), host as *mut u8, values.len());
-            self.driver.upload_pinned(address, host, values.len())
+            driver.upload_pinned(address, host, values.len())
         }
     }
 
@@ -109,7 +112,7 @@ impl Pinned {
     fn landing(self: &Arc<Self>, bytes: usize) -> Option<Landing> {
         let size = bytes.next_power_of_two().max(256);
         let waiting = self.landings.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&size).and_then(Vec::pop);
-        let host = waiting.or_else(|| self.driver.pin(size))?;
+        let host = waiting.or_else(|| self.queue.driver().pin(size))?;
         Some(Landing { pinned: Arc::clone(self), host, size })
     }
 }
@@ -118,12 +121,12 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         let landings = std::mem::take(self.landings.get_mut().unwrap_or_else(PoisonError::into_inner));
         // SAFETY: nothing is read. What nobody wanted to know may still be on its way to a block.
-        let _ = unsafe { self.driver.download(0, &mut []) };
+        let _ = unsafe { self.queue.driver().download(0, &mut []) };
         let stage = self.stage.get_mut().unwrap_or_else(PoisonError::into_inner).take().flatten();
         let halves = stage.into_iter().flat_map(|s| s.halves).map(|(host, _)| host);
         for host in landings.into_values().flatten().chain(halves) {
             // SAFETY: the block is of `pin`, and the device is done.
-            unsafe { self.driver.unpin(host) };
+            unsafe { self.queue.driver().unpin(host) };
         }
     }
 }
@@ -153,14 +156,14 @@ impl Drop for Landing {
 impl Cuda {
     /// What stands at an address now, without waiting for it.
     pub(crate) fn bytes_later(&self, address: u64, bytes: usize) -> Later<Vec<u8>> {
-        let driver = self.driver();
         let Some(landing) = self.pinned().landing(bytes) else {
             let mut values = vec![0; bytes];
-            // SAFETY: callers hold a buffer of at least so many bytes.
-            done(unsafe { driver.download(address, &mut values) });
+            self.download(address, &mut values);
             return Later::ready(values);
         };
-        // SAFETY: as above; the block is that large, and ours until the mark is reached.
+        done(self.queue().flush());
+        let driver = self.queue().driver();
+        // SAFETY: callers hold a buffer of at least so many bytes; the block is that large, and ours until the mark is reached.
         done(unsafe { driver.download_pinned(address, landing.host, bytes) });
         let mark = Mark::here(driver);
         Later::new(move || {
@@ -173,101 +176,12 @@ impl Cuda {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::{Launch, Product};
-
-    /// A device that does nothing but remember what it was asked for.
-    #[derive(Default)]
-    struct Recorder {
-        asked: Mutex<Vec<Asked>>,
-    }
-
-    #[derive(Clone, Debug, PartialEq)]
-    enum Asked {
-        Pinned(u64),
-        Plain(usize),
-        Staged { host: u64, bytes: Vec<u8> },
-        Mark(u64),
-        Wait(u64),
-        Unpinned(u64),
-    }
-
-    impl Recorder {
-        fn ask(&self, what: Asked) -> usize {
-            let mut asked = self.asked.lock().unwrap();
-            asked.push(what);
-            asked.len()
-        }
-    }
-
-    impl Driver for Recorder {
-        fn name(&self) -> String {
-            "recorder".into()
-        }
-        fn memory(&self) -> Result<(usize, usize), CudaError> {
-            Ok((0, 0))
-        }
-        fn shared_limit(&self) -> usize {
-            0
-        }
-        fn allocate(&self, _: usize) -> Result<u64, CudaError> {
-            Ok(512)
-        }
-        unsafe fn release(&self, _: u64) {}
-        unsafe fn clear(&self, _: u64, _: usize) -> Result<(), CudaError> {
-            Ok(())
-        }
-        unsafe fn upload(&self, _: u64, from: &[u8]) -> Result<(), CudaError> {
-            self.ask(Asked::Plain(from.len()));
-            Ok(())
-        }
-        unsafe fn download(&self, _: u64, _: &mut [u8]) -> Result<(), CudaError> {
-            Ok(())
-        }
-        fn pin(&self, bytes: usize) -> Option<u64> {
-            let host = Box::leak(vec![0u8; bytes].into_boxed_slice()).as_mut_ptr() as u64;
-            self.ask(Asked::Pinned(host));
-            Some(host)
-        }
-        unsafe fn unpin(&self, host: u64) {
-            self.ask(Asked::Unpinned(host));
-        }
-        unsafe fn upload_pinned(&self, _: u64, host: u64, bytes: usize) -> Result<(), CudaError> {
-            // SAFETY: the stage hands over what it has just written.
-            let bytes = unsafe { std::slice::from_raw_parts(host as *const u8, bytes) }.to_vec();
-            self.ask(Asked::Staged { host, bytes });
-            Ok(())
-        }
-        unsafe fn download_pinned(&self, _: u64, _: u64, _: usize) -> Result<(), CudaError> {
-            Ok(())
-        }
-        fn mark(&self) -> Result<u64, CudaError> {
-            let at = self.asked.lock().unwrap().len() as u64;
-            self.ask(Asked::Mark(at));
-            Ok(at)
-        }
-        unsafe fn wait(&self, mark: u64) -> Result<(), CudaError> {
-            self.ask(Asked::Wait(mark));
-            Ok(())
-        }
-        unsafe fn unmark(&self, _: u64) {}
-        unsafe fn copy(&self, _: u64, _: u64, _: usize) -> Result<(), CudaError> {
-            Ok(())
-        }
-        unsafe fn launch(&self, _: &Launch) -> Result<(), CudaError> {
-            Ok(())
-        }
-        fn supports(&self, _: &Product) -> bool {
-            true
-        }
-        unsafe fn multiply(&self, _: &Product) -> Result<(), CudaError> {
-            Ok(())
-        }
-    }
+    use crate::recorder::{Asked, Recorder};
 
     #[test]
     fn a_half_is_filled_again_only_behind_its_mark() {
         let recorder = Arc::new(Recorder::default());
-        let pinned = Pinned::new(Arc::clone(&recorder) as Arc<dyn Driver>);
+        let pinned = Pinned::new(Queue::new(Arc::clone(&recorder) as Arc<dyn Driver>));
         let piece = HALF / 3;
         let values: Vec<Vec<u8>> = (0..20u8).map(|i| vec![i; piece + usize::from(i)]).collect();
         for values in &values {
@@ -278,7 +192,7 @@ mod tests {
         // SAFETY: as above.
         unsafe { pinned.upload(512, &vec![0; HALF + 1]) }.unwrap();
         drop(pinned);
-        let asked = recorder.asked.lock().unwrap().clone();
+        let asked = recorder.asked();
         let mut staged = 0;
         for (i, what) in asked.iter().enumerate() {
             let Asked::Staged { host, bytes } = what else { continue };

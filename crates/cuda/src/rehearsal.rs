@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::driver::{Launch, Product};
+use crate::driver::{Command, Product};
 use crate::{CudaError, Driver};
 
 /// Hands out addresses and counts; launches and products do nothing, what is read is zeros.
@@ -38,7 +38,7 @@ impl Driver for Rehearsal {
 
     unsafe fn release(&self, _: u64) {}
 
-    unsafe fn clear(&self, _: u64, _: usize) -> Result<(), CudaError> {
+    unsafe fn run(&self, _: &Command) -> Result<(), CudaError> {
         Ok(())
     }
 
@@ -69,19 +69,7 @@ impl Driver for Rehearsal {
 
     unsafe fn unmark(&self, _: u64) {}
 
-    unsafe fn copy(&self, _: u64, _: u64, _: usize) -> Result<(), CudaError> {
-        Ok(())
-    }
-
-    unsafe fn launch(&self, _: &Launch) -> Result<(), CudaError> {
-        Ok(())
-    }
-
     fn supports(&self, _: &Product) -> bool {
         true
-    }
-
-    unsafe fn multiply(&self, _: &Product) -> Result<(), CudaError> {
-        Ok(())
     }
 }

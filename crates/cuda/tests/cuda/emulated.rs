@@ -5,11 +5,11 @@
 use std::alloc::Layout;
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cloze_cuda::compile::{HEADERS, KERNELS, definitions};
-use cloze_cuda::driver::{Epilogue, Kernel, Launch, Matrix, Product, Variant};
+use cloze_cuda::driver::{Command, Epilogue, Launch, Matrix, Product, Variant};
 use cloze_cuda::{Cuda, CudaError, Driver};
 use cloze_tensor::Dtype;
 use half::bf16;
@@ -32,26 +32,33 @@ pub(crate) struct Options {
     pub(crate) epilogues: bool,
     /// Bytes of shared memory that a block may have.
     pub(crate) shared_limit: usize,
+    /// Stretches of commands are captured and replayed.
+    pub(crate) graphs: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { reversed: false, epilogues: true, shared_limit: 227 << 10 }
+        Self { reversed: false, epilogues: true, shared_limit: 227 << 10, graphs: true }
     }
 }
 
 pub(crate) fn with(options: Options) -> Option<Cuda> {
+    device(options).map(|device| Cuda::with_driver(device))
+}
+
+/// The device itself.
+pub(crate) fn device(options: Options) -> Option<Arc<Emulated>> {
     if compiler().is_none() {
         println!("skipped: no C++ compiler");
         return None;
     }
-    Some(Cuda::with_driver(Arc::new(Emulated::new(options))))
+    Some(Arc::new(Emulated::new(options)))
 }
 
 /// The C++ compiler of this machine.
 fn compiler() -> Option<&'static str> {
     static FOUND: OnceLock<Option<String>> = OnceLock::new();
-    let runs = |name: &String| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success());
+    let runs = |name: &String| process::Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success());
     FOUND.get_or_init(|| std::env::var("CXX").into_iter().chain(["g++", "clang++"].map(String::from)).find(runs)).as_deref()
 }
 
@@ -87,7 +94,7 @@ fn compile(file: &'static str, variant: Variant) -> Library {
             std::fs::write(folder.join(name), text).unwrap();
         }
         let beside = folder.join(format!("{file}.{}", std::process::id()));
-        let mut command = Command::new(compiler);
+        let mut command = process::Command::new(compiler);
         command.args(&flags).arg("-x").arg("c++").arg(folder.join(format!("{file}.cu"))).arg("-o").arg(&beside);
         let output = command.arg("-lm").output().unwrap();
         assert!(output.status.success(), "{file}.cu, {variant:?}:\n{}", String::from_utf8_lossy(&output.stderr));
@@ -104,6 +111,17 @@ pub(crate) struct Emulated {
     /// Pinned memory and its size.
     pinned: Mutex<HashMap<u64, usize>>,
     queue: Mutex<Queue>,
+    graphs: Mutex<Graphs>,
+}
+
+/// What was captured, and how often it came back.
+#[derive(Default)]
+struct Graphs {
+    held: HashMap<u64, Vec<Command>>,
+    captured: u64,
+    replayed: u64,
+    /// Launches with other parameters.
+    changed: u64,
 }
 
 /// What waits to be done, and how much was done before.
@@ -116,14 +134,10 @@ struct Queue {
 /// What the device was asked for.
 #[derive(Clone)]
 enum Work {
-    Renew(u64, usize),
-    Clear(u64, usize),
+    Command(Command),
     Upload(u64, Vec<u8>),
     UploadPinned { address: u64, host: u64, bytes: usize },
     DownloadPinned { address: u64, host: u64, bytes: usize },
-    Copy { from: u64, to: u64, bytes: usize },
-    Launch { kernel: Kernel, grid: [u32; 3], threads: u32, shared: u32, parameters: Vec<u8> },
-    Multiply(Product),
 }
 
 #[derive(Clone, Copy)]
@@ -143,7 +157,14 @@ fn layout(size: usize) -> Layout {
 
 impl Emulated {
     fn new(options: Options) -> Self {
-        Self { options, blocks: Mutex::default(), pinned: Mutex::default(), queue: Mutex::default() }
+        let (blocks, pinned, queue, graphs) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
+        Self { options, blocks, pinned, queue, graphs }
+    }
+
+    /// Graphs that are held, that were captured and replayed, and launches that were changed.
+    pub(crate) fn graphs(&self) -> [u64; 4] {
+        let graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        [graphs.held.len() as u64, graphs.captured, graphs.replayed, graphs.changed]
     }
 
     fn ask(&self, work: Work) -> Result<(), CudaError> {
@@ -168,8 +189,7 @@ impl Emulated {
         // SAFETY: the caller's.
         unsafe {
             match work {
-                Work::Renew(address, bytes) => self.fill(*address, *bytes),
-                Work::Clear(address, bytes) => std::ptr::write_bytes(*address as *mut u8, 0, *bytes),
+                Work::Command(command) => return self.perform(command),
                 Work::Upload(address, from) => std::ptr::copy_nonoverlapping(from.as_ptr(), *address as *mut u8, from.len()),
                 Work::UploadPinned { address, host, bytes } => {
                     assert!(self.is_pinned(*host, *bytes), "a copy from memory that is not pinned");
@@ -179,12 +199,20 @@ impl Emulated {
                     assert!(self.is_pinned(*host, *bytes), "a copy to memory that is not pinned");
                     std::ptr::copy_nonoverlapping(*address as *const u8, *host as *mut u8, *bytes);
                 }
-                Work::Copy { from, to, bytes } => std::ptr::copy_nonoverlapping(*from as *const u8, *to as *mut u8, *bytes),
-                Work::Launch { kernel, grid, threads, shared, parameters } => {
-                    let launch = Launch { kernel: *kernel, grid: *grid, threads: *threads, shared: *shared, parameters };
-                    return self.run(&launch);
-                }
-                Work::Multiply(product) => self.product(product),
+            }
+        }
+        Ok(())
+    }
+
+    unsafe fn perform(&self, command: &Command) -> Result<(), CudaError> {
+        // SAFETY: the caller's.
+        unsafe {
+            match *command {
+                Command::Renew { address, bytes } => self.fill(address, bytes),
+                Command::Clear { address, bytes } => std::ptr::write_bytes(address as *mut u8, 0, bytes),
+                Command::Copy { from, to, bytes } => std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes),
+                Command::Launch(ref launch) => return self.start(launch),
+                Command::Multiply(ref product) => self.product(product),
             }
         }
         Ok(())
@@ -220,7 +248,7 @@ impl Emulated {
         }
     }
 
-    unsafe fn run(&self, launch: &Launch) -> Result<(), CudaError> {
+    unsafe fn start(&self, launch: &Launch) -> Result<(), CudaError> {
         let (kernel, mut libraries) = (launch.kernel, libraries());
         let library = libraries.entry((kernel.file, kernel.variant)).or_insert_with(|| compile(kernel.file, kernel.variant));
         type Run = unsafe extern "C" fn(*const u8);
@@ -233,9 +261,9 @@ impl Emulated {
             assert!(launch.threads <= **threads && launch.threads.is_multiple_of(32), "{}: {} threads", kernel.name, launch.threads);
             assert!(launch.shared as usize <= self.options.shared_limit, "{}: {} bytes of shared memory", kernel.name, launch.shared);
             let run: Symbol<Run> = library.get(format!("{}_run", kernel.name)).unwrap();
-            let start: Symbol<Start> = library.get("emulate_launch").unwrap();
+            let begin: Symbol<Start> = library.get("emulate_launch").unwrap();
             let (grid, reversed) = (launch.grid.as_ptr(), i32::from(self.options.reversed));
-            let failure = start(*run, launch.parameters.as_ptr(), grid, launch.threads, launch.shared, reversed);
+            let failure = begin(*run, launch.parameters.as_ptr(), grid, launch.threads, launch.shared, reversed);
             (!failure.is_null()).then(|| std::ffi::CStr::from_ptr(failure).to_string_lossy().into_owned())
         };
         self.check(kernel.name);
@@ -329,12 +357,39 @@ impl Driver for Emulated {
         }
     }
 
-    unsafe fn renew(&self, address: u64, bytes: usize) {
-        let _ = self.ask(Work::Renew(address, bytes));
+    unsafe fn run(&self, command: &Command) -> Result<(), CudaError> {
+        if let Command::Multiply(product) = command {
+            assert!(self.supports(product));
+        }
+        self.ask(Work::Command(command.clone()))
     }
 
-    unsafe fn clear(&self, address: u64, bytes: usize) -> Result<(), CudaError> {
-        self.ask(Work::Clear(address, bytes))
+    fn capture(&self, commands: &[Command]) -> Result<Option<u64>, CudaError> {
+        if !self.options.graphs {
+            return Ok(None);
+        }
+        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        graphs.captured += 1;
+        let number = graphs.captured;
+        graphs.held.insert(number, commands.to_vec());
+        Ok(Some(number))
+    }
+
+    unsafe fn replay(&self, graph: u64, changes: &[(usize, &Launch)]) -> Result<(), CudaError> {
+        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        graphs.replayed += 1;
+        graphs.changed += changes.len() as u64;
+        let commands = graphs.held.get_mut(&graph).expect("a graph that was not given back");
+        for (at, launch) in changes {
+            let changed = Command::Launch((*launch).clone());
+            assert!(commands[*at].has_shape_of(&changed), "a change of more than parameters");
+            commands[*at] = changed;
+        }
+        commands.iter().try_for_each(|c| self.ask(Work::Command(c.clone())))
+    }
+
+    unsafe fn forget(&self, graph: u64) {
+        self.graphs.lock().unwrap_or_else(PoisonError::into_inner).held.remove(&graph).expect("a graph is given back once");
     }
 
     unsafe fn upload(&self, address: u64, from: &[u8]) -> Result<(), CudaError> {
@@ -385,24 +440,10 @@ impl Driver for Emulated {
 
     unsafe fn unmark(&self, _: u64) {}
 
-    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), CudaError> {
-        self.ask(Work::Copy { from, to, bytes })
-    }
-
-    unsafe fn launch(&self, launch: &Launch) -> Result<(), CudaError> {
-        let &Launch { kernel, grid, threads, shared, parameters } = launch;
-        self.ask(Work::Launch { kernel, grid, threads, shared, parameters: parameters.to_vec() })
-    }
-
     fn supports(&self, product: &Product) -> bool {
         // cuBLASLt wants the rows of the kept sums at multiples of eight elements.
         let aligned = !matches!(product.epilogue, Epilogue::BiasGeluTanh { .. }) || product.c.pitch.is_multiple_of(8);
         product.epilogue == Epilogue::None || (self.options.epilogues && aligned)
-    }
-
-    unsafe fn multiply(&self, product: &Product) -> Result<(), CudaError> {
-        assert!(self.supports(product));
-        self.ask(Work::Multiply(*product))
     }
 }
 

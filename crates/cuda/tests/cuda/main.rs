@@ -8,6 +8,7 @@ mod ahead;
 mod attention;
 mod conformance;
 mod emulated;
+mod graphs;
 mod invariance;
 mod kernels;
 mod models;

@@ -39,7 +39,7 @@ pub(crate) fn batch(step: u64) -> Batch {
     }
 }
 
-fn trainer<B: Backend>(backend: &B, rule: Rule, dtype: Dtype) -> Trainer<'_, B> {
+pub(crate) fn trainer<B: Backend>(backend: &B, rule: Rule, dtype: Dtype) -> Trainer<'_, B> {
     let mut blueprint = Blueprint::bert(VOCABULARY as usize, 2, 32, 2, 64);
     (blueprint.hidden_dropout, blueprint.attention_dropout) = (0.1, 0.1);
     let model = Model::new("bert", blueprint, Heads::pretraining(false));
