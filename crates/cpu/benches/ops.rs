@@ -13,7 +13,7 @@ use cloze_tensor::ops::elementwise::ElementwiseOp;
 use cloze_tensor::ops::embedding::{Embedding, EmbeddingOp};
 use cloze_tensor::ops::gated::GatedOp;
 use cloze_tensor::ops::norm::{Norm, NormKind, NormOp};
-use cloze_tensor::ops::optimizer::{Adam, Group, OptimizerOp};
+use cloze_tensor::ops::optimizer::{Adam, Group, OptimizerOp, Scale};
 use cloze_tensor::ops::pool::{Pool, PoolOp};
 use cloze_tensor::ops::rows::RowsOp;
 use cloze_tensor::random::{Key, Stream};
@@ -125,13 +125,13 @@ fn optimizers(bench: &mut Bench, len: usize) {
     let mut buffers = [0, 1, 2, 3].map(|_| bench.cpu.zeros(Dtype::F32, len));
     bench.cpu.write(&mut buffers[1], 0, &vec![0.01; len]);
     let [w, g, m, v] = &mut buffers;
-    let op = Adam { lr: 1e-4, beta1: 0.9, beta2: 0.98, eps: 1e-6, step: 3, gradient_scale: 1.0 };
+    let op = Adam { lr: 1e-4, beta1: 0.9, beta2: 0.98, eps: 1e-6, step: 3, gradient_scale: Scale::Known(1.0) };
     let groups: Vec<Group> =
         (0..16).map(|i| Group { range: i * len / 16..(i + 1) * len / 16, weight_decay: 0.01, lr_scale: 1.0 }).collect();
     let at = |op: &str| format!("{op} [{len}] f32");
     bench.row(&at("adamw"), 7 * 4 * len, |cpu| cpu.adamw(&op, &groups, w, g, m, v));
     bench.row(&at("lamb"), 10 * 4 * len, |cpu| cpu.lamb(&op, &groups, w, g, m, v));
-    bench.row(&at("moving average"), 3 * 4 * len, |cpu| cpu.moving_average(0.999, w, m));
+    bench.row(&at("moving average"), 3 * 4 * len, |cpu| cpu.moving_average(0.999, w, m, None));
     bench.row(&at("sum of squares"), 4 * len, |cpu| {
         black_box(cpu.sum_of_squares(g, 0..len));
     });

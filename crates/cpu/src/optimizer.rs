@@ -43,7 +43,7 @@ fn pieces<'a>(ranges: impl Iterator<Item = &'a Range<usize>> + Clone) -> Vec<Pie
 }
 
 impl OptimizerOp for Cpu {
-    fn adamw(&self, op: &Adam, groups: &[Group], weights: &mut Buffer, gradients: &Buffer, first: &mut Buffer, second: &mut Buffer) {
+    fn adamw(&self, op: &Adam<Self>, groups: &[Group], weights: &mut Buffer, gradients: &Buffer, first: &mut Buffer, second: &mut Buffer) {
         let pieces = pieces(groups.iter().map(|g| &g.range));
         let (weights, first, second) = (shared(weights), shared(first), shared(second));
         self.threads().for_each(pieces.len(), |i| {
@@ -56,7 +56,7 @@ impl OptimizerOp for Cpu {
         });
     }
 
-    fn lamb(&self, op: &Adam, groups: &[Group], weights: &mut Buffer, gradients: &Buffer, first: &mut Buffer, second: &mut Buffer) {
+    fn lamb(&self, op: &Adam<Self>, groups: &[Group], weights: &mut Buffer, gradients: &Buffer, first: &mut Buffer, second: &mut Buffer) {
         let pieces = pieces(groups.iter().map(|g| &g.range));
         let mut squares = vec![(0.0f64, 0.0f64); pieces.len()]; // of w and r, by piece
         {
@@ -89,7 +89,7 @@ impl OptimizerOp for Cpu {
         });
     }
 
-    fn muon(&self, op: &Muon, matrices: &[Param], weights: &mut Buffer, gradients: &Buffer, momentum: &mut Buffer) {
+    fn muon(&self, op: &Muon<Self>, matrices: &[Param], weights: &mut Buffer, gradients: &Buffer, momentum: &mut Buffer) {
         for p in matrices.iter().filter(|p| !p.is_empty()) {
             let mut update = self.alloc(Dtype::F32, p.len());
             {
@@ -98,7 +98,10 @@ impl OptimizerOp for Cpu {
                     let of = p.offset + range.start..p.offset + range.end;
                     // SAFETY: pieces do not overlap.
                     let (b, u) = unsafe { (b.slice(of.clone()), u.slice(range)) };
-                    dispatch(self.level(), Momentum { momentum: op.momentum, scale: op.gradient_scale, g: &gradients.f32()[of], b, u });
+                    dispatch(
+                        self.level(),
+                        Momentum { momentum: op.momentum, scale: op.gradient_scale.known(), g: &gradients.f32()[of], b, u },
+                    );
                 });
             }
             let norm = self.sum_of_squares(&update, 0..p.len()).sqrt() + 1e-7;
@@ -121,7 +124,7 @@ impl OptimizerOp for Cpu {
         }
     }
 
-    fn moving_average(&self, decay: f32, weights: &Buffer, average: &mut Buffer) {
+    fn moving_average(&self, decay: f32, weights: &Buffer, average: &mut Buffer, _: Option<&Buffer>) {
         let len = average.len();
         assert!(weights.len() == len, "moving average of {len} elements, but {} weights", weights.len());
         let average = shared(average);
@@ -196,7 +199,7 @@ struct Scalars {
 }
 
 impl Scalars {
-    fn new(op: &Adam) -> Self {
+    fn new(op: &Adam<Cpu>) -> Self {
         let (b1, b2) = (f64::from(op.beta1), f64::from(op.beta2));
         let correction = |beta: f64| (1.0 / (1.0 - beta.powf(op.step as f64))) as f32;
         Self {
@@ -207,7 +210,7 @@ impl Scalars {
             correction1: correction(b1),
             correction2: correction(b2),
             eps: op.eps,
-            gradient_scale: op.gradient_scale,
+            gradient_scale: op.gradient_scale.known(),
         }
     }
 

@@ -7,7 +7,7 @@ use cloze_tensor::ops::cross_entropy::CrossEntropy;
 use cloze_tensor::ops::embedding::Embedding;
 use cloze_tensor::ops::linear::Linear;
 use cloze_tensor::ops::norm::{Norm, NormKind};
-use cloze_tensor::ops::optimizer::{Adam, Group, Muon, OptimizerOp};
+use cloze_tensor::ops::optimizer::{Adam, Group, Muon, OptimizerOp, Scale};
 use cloze_tensor::ops::pool::Pool;
 use cloze_tensor::random::{Key, Stream};
 use cloze_tensor::{Dtype, Packed, Param, Sequences, Storage, Tape, Tensor, Weights};
@@ -106,12 +106,12 @@ fn step(cpu: &Cpu, dtype: Dtype) -> Vec<(&'static str, Vec<f32>)> {
 
     let (mut first, mut second) = (cpu.zeros(Dtype::F32, len), cpu.zeros(Dtype::F32, len));
     let groups: Vec<Group> = params.iter().map(|p| Group { range: p.range(), weight_decay: 0.1, lr_scale: 1.0 }).collect();
-    let adam = Adam { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 1, gradient_scale: 0.7 };
+    let adam = Adam { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 1, gradient_scale: Scale::Known(0.7) };
     cpu.adamw(&adam, &groups, weights.flat_mut(), &gradients, &mut first, &mut second);
     cpu.lamb(&Adam { step: 2, ..adam }, &groups, weights.flat_mut(), &gradients, &mut first, &mut second);
-    let muon = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.1, gradient_scale: 1.0, products: Dtype::Bf16 };
+    let muon = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.1, gradient_scale: Scale::Known(1.0), products: Dtype::Bf16 };
     cpu.muon(&muon, &params[5..9], weights.flat_mut(), &gradients, &mut first);
-    cpu.moving_average(0.9, &gradients, weights.flat_mut());
+    cpu.moving_average(0.9, &gradients, weights.flat_mut(), None);
     for (name, buffer) in [("weights", weights.flat()), ("first moment", &first), ("second moment", &second)] {
         results.push((name, cpu.read(buffer, 0..len)));
     }

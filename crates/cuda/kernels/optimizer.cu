@@ -8,6 +8,14 @@ struct Piece {
     float weight_decay, lr_scale;
 };
 
+// What was found out about a step before its update; the optimizers read it, the host is told of it later.
+struct Gate {
+    double squares;  // Σ g²
+    u64 culprit;     // the first element of the gradient that is no number; NONE without one
+    float factor;    // multiplies the gradient
+    u32 open;        // 0: the step changes nothing
+};
+
 struct Adam {
     float* weights;
     const float* gradients;
@@ -20,14 +28,19 @@ struct Adam {
     float correction1, correction2;  // 1 − βᵗ
     float gradient_scale;
     u32 unused;
+    const Gate* gate;  // null: gradient_scale
 };
 
 static __device__ __forceinline__ float direction(const Adam& a, float m, float v) {
     return (m / a.correction1) / (sqrtf(v / a.correction2) + a.eps);
 }
 
-static __device__ __forceinline__ float take_gradient(const Adam& a, u64 i) {
-    const float g = a.gradients[i] * a.gradient_scale;
+// Whether a step changes nothing, and else what multiplies its gradient.
+static __device__ __forceinline__ bool is_shut(const Gate* gate) { return gate && !gate->open; }
+static __device__ __forceinline__ float scale_of(const Gate* gate, float known) { return gate ? gate->factor : known; }
+
+static __device__ __forceinline__ float take_gradient(const Adam& a, float scale, u64 i) {
+    const float g = a.gradients[i] * scale;
     const float m = a.beta1 * a.first[i] + (1.0f - a.beta1) * g, v = a.beta2 * a.second[i] + (1.0f - a.beta2) * g * g;
     a.first[i] = m;
     a.second[i] = v;
@@ -35,10 +48,11 @@ static __device__ __forceinline__ float take_gradient(const Adam& a, u64 i) {
 }
 
 KERNEL(adamw, Adam, 256) {
+    if (is_shut(a.gate)) return;
     const Piece p = a.pieces[blockIdx.x];
-    const float lr = a.lr * p.lr_scale;
+    const float lr = a.lr * p.lr_scale, scale = scale_of(a.gate, a.gradient_scale);
     for (u64 i = p.first + threadIdx.x; i < p.last; i += 256) {
-        const float d = take_gradient(a, i), w = a.weights[i];
+        const float d = take_gradient(a, scale, i), w = a.weights[i];
         a.weights[i] = w - lr * (d + p.weight_decay * w);
     }
 }
@@ -57,10 +71,12 @@ static __device__ __forceinline__ double block_sum(double v) {
 
 // LAMB's first pass: the moments, and the norms of weights and updates.
 KERNEL(lamb_norms, Adam, 256) {
+    if (is_shut(a.gate)) return;
     const Piece p = a.pieces[blockIdx.x];
+    const float scale = scale_of(a.gate, a.gradient_scale);
     double w2 = 0, r2 = 0;
     for (u64 i = p.first + threadIdx.x; i < p.last; i += 256) {
-        const float w = a.weights[i], r = take_gradient(a, i) + p.weight_decay * w;
+        const float w = a.weights[i], r = take_gradient(a, scale, i) + p.weight_decay * w;
         w2 += double(w) * w;
         r2 += double(r) * r;
     }
@@ -91,6 +107,7 @@ KERNEL(lamb_ratios, Ratios, 32) {
 }
 
 KERNEL(lamb, Adam, 256) {
+    if (is_shut(a.gate)) return;
     const Piece p = a.pieces[blockIdx.x];
     const float lr = a.lr * p.lr_scale * a.ratios[p.group];
     for (u64 i = p.first + threadIdx.x; i < p.last; i += 256) {
@@ -105,11 +122,12 @@ struct Average {
     u64 n;
     float decay;
     u32 unused;
+    const Gate* gate;
 };
 
 KERNEL(moving_average, Average, 256) {
     const u64 i = u64(blockIdx.x) * 256 + threadIdx.x;
-    if (i < a.n) a.average[i] = a.decay * a.average[i] + (1.0f - a.decay) * a.weights[i];
+    if (i < a.n && !is_shut(a.gate)) a.average[i] = a.decay * a.average[i] + (1.0f - a.decay) * a.weights[i];
 }
 
 // Elements of a block of `squares`.
@@ -143,18 +161,74 @@ KERNEL(total, Total, 256) {
     if (threadIdx.x == 0) *a.sum = sum;
 }
 
+struct Judge {
+    const float* gradients;
+    const double* partial;  // [blocks]: their squares, as `squares` left them
+    const double* totals;   // [1 + losses]: Σ g², and of each loss
+    const Gate* after;      // of the step before; may be null
+    Gate* gate;
+    u64 n, blocks;
+    double clip;  // 0: none
+    u32 losses, unused;
+};
+
+static const u64 NONE = ~u64(0);
+
+// The smallest of a block.
+static __device__ __forceinline__ u64 block_least(u64 v) {
+    __shared__ u64 all[256];
+    all[threadIdx.x] = v;
+    __syncthreads();
+    for (u32 i = 0; i < 256; i++) v = all[i] < v ? all[i] : v;
+    __syncthreads();
+    return v;
+}
+
+static __device__ __forceinline__ bool is_finite(double v) { return v - v == 0.0; }
+
+// One block decides a step. Squares of f32 do not overflow f64, so a sum is no number where an element is none.
+KERNEL(judge, Judge, 256) {
+    const double squares = a.totals[0];
+    bool open = is_finite(squares) && !is_shut(a.after);
+    for (u32 i = 1; i <= a.losses; i++) open = open && is_finite(a.totals[i]);
+    u64 culprit = NONE;
+    if (!is_finite(squares)) {
+        u64 block = NONE;
+        for (u64 i = threadIdx.x; i < a.blocks && block == NONE; i += 256) {
+            if (!is_finite(a.partial[i])) block = i;
+        }
+        const u64 first = block_least(block) * SQUARES, last = first + SQUARES < a.n ? first + SQUARES : a.n;
+        for (u64 i = first + threadIdx.x; i < last && culprit == NONE; i += 256) {
+            if (!is_finite(a.gradients[i])) culprit = i;
+        }
+        culprit = block_least(culprit);
+    }
+    if (threadIdx.x == 0) {
+        const double norm = sqrt(squares);
+        a.gate->squares = squares;
+        a.gate->culprit = culprit;
+        a.gate->factor = a.clip > 0 && norm > a.clip ? float(a.clip / norm) : 1.0f;
+        a.gate->open = open;
+    }
+}
+
 struct Momentum {
     const float* gradients;  // of one matrix
     float* momentum;
     float* update;  // u = (1 − μ) g + μ b
     u64 n;
     float mu, gradient_scale;
+    const Gate* gate;
 };
 
 KERNEL(muon_momentum, Momentum, 256) {
     const u64 i = u64(blockIdx.x) * 256 + threadIdx.x;
     if (i >= a.n) return;
-    const float g = a.gradients[i] * a.gradient_scale, b = a.mu * a.momentum[i] + (1.0f - a.mu) * g;
+    if (is_shut(a.gate)) {  // what follows computes with zeros, and changes nothing either
+        a.update[i] = 0.0f;
+        return;
+    }
+    const float g = a.gradients[i] * scale_of(a.gate, a.gradient_scale), b = a.mu * a.momentum[i] + (1.0f - a.mu) * g;
     a.momentum[i] = b;
     a.update[i] = (1.0f - a.mu) * g + a.mu * b;
 }
@@ -191,11 +265,12 @@ struct Apply {
     u64 n;
     float lr, weight_decay, scale;
     u32 unused;
+    const Gate* gate;
 };
 
 KERNEL(muon_apply, Apply, 256) {
     const u64 i = u64(blockIdx.x) * 256 + threadIdx.x;
-    if (i >= a.n) return;
+    if (i >= a.n || is_shut(a.gate)) return;
     const float w = a.weights[i];
     a.weights[i] = w - a.lr * (a.weight_decay * w + a.scale * to_float(a.x[i]));
 }

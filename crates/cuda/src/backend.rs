@@ -5,13 +5,15 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
-use cloze_tensor::{Dropout, Dtype, Frozen, Operands, Packed, Param, Storage, View, ViewMut, Weights, Write};
+use cloze_tensor::{Dropout, Dtype, Frozen, Later, Operands, Packed, Param, Storage, View, ViewMut, Weights, Write};
 use half::bf16;
 
 use crate::device::Gpu;
-use crate::driver::{Kernel, Launch, Matrix, Product, Variant};
+use crate::driver::{Command, Kernel, Launch, Matrix, Product, Variant};
 use crate::memory::{Buffer, Memory, MemoryStats};
 use crate::optimizer::Pieces;
+use crate::pinned::Pinned;
+use crate::queue::Queue;
 use crate::{CudaError, Driver};
 
 /// Threads of a block in kernels that take eight elements, or one, a thread.
@@ -28,8 +30,9 @@ pub(crate) type Turns = HashMap<(u32, usize), (usize, Arc<Buffer>)>;
 /// # Panics
 /// Ops panic when the device fails: no memory left, a launch that the driver refuses. Their message is a [`CudaError`].
 pub struct Cuda {
-    driver: Arc<dyn Driver>,
+    queue: Arc<Queue>,
     memory: Arc<Memory>,
+    pinned: Arc<Pinned>,
     turns: Mutex<Turns>,
     /// The pieces of the optimizer's groups; the groups are the same in every step.
     pieces: Mutex<Option<Arc<Pieces>>>,
@@ -81,8 +84,10 @@ impl Cuda {
 
     /// A backend on any driver.
     pub fn with_driver(driver: Arc<dyn Driver>) -> Self {
-        let memory = Memory::new(Arc::clone(&driver));
-        Self { driver, memory, turns: Mutex::default(), pieces: Mutex::default(), logits: LOGITS }
+        let queue = Queue::new(driver);
+        let memory = Memory::new(Arc::clone(&queue));
+        let pinned = Pinned::new(Arc::clone(&queue));
+        Self { queue, memory, pinned, turns: Mutex::default(), pieces: Mutex::default(), logits: LOGITS }
     }
 
     /// With room for this many logits of the vocabulary projection at once (at least one row's).
@@ -93,12 +98,12 @@ impl Cuda {
 
     /// What the device is, for people.
     pub fn name(&self) -> String {
-        self.driver.name()
+        self.queue.driver().name()
     }
 
     /// Bytes of the device that are free and in all.
     pub fn device_memory(&self) -> Result<(usize, usize), CudaError> {
-        self.driver.memory()
+        self.queue.driver().memory()
     }
 
     /// Bytes used and held by buffers.
@@ -115,8 +120,7 @@ impl Cuda {
 
     /// Wait until all work is done.
     pub fn synchronize(&self) {
-        // SAFETY: nothing is read.
-        done(unsafe { self.driver.download(0, &mut []) });
+        self.download(0, &mut []);
     }
 
     /// The peak of products in `dtype`, FLOP/s: measured on a large square product, in about a tenth of a second.
@@ -134,6 +138,28 @@ impl Cuda {
         }
         self.synchronize();
         2.0 * (SIDE as f64).powi(3) * f64::from(RUNS) / begin.elapsed().as_secs_f64()
+    }
+
+    pub(crate) fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    /// Wait for what stands at an address, in a buffer that the caller holds.
+    pub(crate) fn download(&self, address: u64, to: &mut [u8]) {
+        // SAFETY: callers hold a buffer of at least so many bytes, or read nothing.
+        done(self.queue.flush().and_then(|()| unsafe { self.queue.driver().download(address, to) }));
+    }
+
+    /// Ask the device for something.
+    ///
+    /// Addresses are in buffers that the caller has borrowed, as the op's contract says: what is written is borrowed mutably.
+    fn ask(&self, command: Command) {
+        // SAFETY: buffers are handed on to who asks later.
+        done(unsafe { self.queue.ask(command) });
+    }
+
+    pub(crate) fn pinned(&self) -> &Arc<Pinned> {
+        &self.pinned
     }
 
     pub(crate) fn memory(&self) -> &Arc<Memory> {
@@ -154,7 +180,7 @@ impl Cuda {
     }
 
     pub(crate) fn shared_limit(&self) -> usize {
-        self.driver.shared_limit()
+        self.queue.driver().shared_limit()
     }
 
     /// Run a kernel of a file in its form for `dtype`; nothing on an empty grid.
@@ -181,10 +207,9 @@ impl Cuda {
             grid: grid.map(number),
             threads: number(threads),
             shared: number(shared),
-            parameters: bytemuck::bytes_of(parameters),
+            parameters: bytemuck::bytes_of(parameters).to_vec(),
         };
-        // SAFETY: the ops hand over parameters that match the kernel, with addresses in buffers that they hold.
-        done(unsafe { self.driver.launch(&launch) });
+        self.ask(Command::Launch(launch));
     }
 
     /// A kernel that takes `each` of `n` elements a thread.
@@ -193,7 +218,7 @@ impl Cuda {
     }
 
     pub(crate) fn supports(&self, product: &Product) -> bool {
-        self.driver.supports(product)
+        self.queue.driver().supports(product)
     }
 
     /// Multiply; an empty result is nothing, and an empty sum leaves zeros or what was there.
@@ -202,13 +227,11 @@ impl Cuda {
         if m == 0 || n == 0 {
             return;
         }
-        // SAFETY: as in `launch`.
-        done(unsafe { self.driver.multiply(product) });
+        self.ask(Command::Multiply(*product));
     }
 
     pub(crate) fn copy(&self, from: u64, to: u64, bytes: usize) {
-        // SAFETY: as in `launch`.
-        done(unsafe { self.driver.copy(from, to, bytes) });
+        self.ask(Command::Copy { from, to, bytes });
     }
 
     /// Plain numbers on the device.
@@ -216,7 +239,7 @@ impl Cuda {
         let buffer = self.memory.buffer(Dtype::F32, values.len().div_ceil(4));
         if !values.is_empty() {
             // SAFETY: the buffer is new and large enough.
-            done(unsafe { self.driver.upload(buffer.address(), values) });
+            done(unsafe { self.pinned.upload(buffer.address(), values) });
         }
         buffer
     }
@@ -308,8 +331,8 @@ impl Storage for Cuda {
     fn clear(&self, buffer: &mut Buffer, range: Range<usize>) {
         assert!(range.end <= buffer.len(), "clear: {range:?} of {} elements", buffer.len());
         if !range.is_empty() {
-            // SAFETY: the range lies within the buffer, which is borrowed mutably. Zeros of all element kinds are zero bytes.
-            done(unsafe { self.driver.clear(buffer.at(range.start), range.len() * buffer.dtype().size()) });
+            // Zeros of all element kinds are zero bytes.
+            self.ask(Command::Clear { address: buffer.at(range.start), bytes: range.len() * buffer.dtype().size() });
         }
     }
 
@@ -327,7 +350,7 @@ impl Storage for Cuda {
             }
         };
         // SAFETY: the range lies within the buffer, which is borrowed mutably.
-        done(unsafe { self.driver.upload(buffer.at(offset), bytes) });
+        done(unsafe { self.pinned.upload(buffer.at(offset), bytes) });
     }
 
     fn read(&self, buffer: &Buffer, range: Range<usize>) -> Vec<f32> {
@@ -337,18 +360,25 @@ impl Storage for Cuda {
             return values;
         }
         match buffer.dtype() {
-            // SAFETY: the range lies within the buffer.
-            Dtype::F32 => done(unsafe { self.driver.download(buffer.at(range.start), bytemuck::cast_slice_mut(&mut values)) }),
+            Dtype::F32 => self.download(buffer.at(range.start), bytemuck::cast_slice_mut(&mut values)),
             Dtype::Bf16 => {
                 let mut rounded = vec![bf16::ZERO; range.len()];
-                // SAFETY: as above.
-                done(unsafe { self.driver.download(buffer.at(range.start), bytemuck::cast_slice_mut(&mut rounded)) });
+                self.download(buffer.at(range.start), bytemuck::cast_slice_mut(&mut rounded));
                 for (to, from) in values.iter_mut().zip(rounded) {
                     *to = from.to_f32();
                 }
             }
         }
         values
+    }
+
+    fn read_later(&self, buffer: &Buffer, range: Range<usize>) -> Later<Vec<f32>> {
+        assert!(range.end <= buffer.len(), "read: {range:?} of {} elements", buffer.len());
+        let (size, dtype) = (buffer.dtype().size(), buffer.dtype());
+        self.bytes_later(buffer.at(range.start), range.len() * size).map(move |bytes| match dtype {
+            Dtype::F32 => bytemuck::pod_collect_to_vec(&bytes),
+            Dtype::Bf16 => bytemuck::pod_collect_to_vec::<u8, bf16>(&bytes).into_iter().map(bf16::to_f32).collect(),
+        })
     }
 
     fn indices(&self, values: &[u32]) -> Indices {
@@ -366,8 +396,7 @@ impl Storage for Cuda {
 /// A number read back.
 pub(crate) fn read_f64(cuda: &Cuda, buffer: &Buffer) -> f64 {
     let mut value = [0.0f64];
-    // SAFETY: callers hold a buffer of at least eight bytes.
-    done(unsafe { cuda.driver.download(buffer.address(), bytemuck::cast_slice_mut(&mut value)) });
+    cuda.download(buffer.address(), bytemuck::cast_slice_mut(&mut value));
     value[0]
 }
 

@@ -219,7 +219,8 @@ fn keep(place: &Path, cubin: &[u8]) -> std::io::Result<()> {
     std::fs::rename(&beside, place)
 }
 
-fn cache() -> Option<PathBuf> {
+/// Where cubins and choices of this user are kept; `None` where the cache is off.
+pub(crate) fn cache() -> Option<PathBuf> {
     if let Some(folder) = std::env::var_os("CLOZE_CUDA_CACHE") {
         return (!folder.is_empty()).then(|| folder.into());
     }

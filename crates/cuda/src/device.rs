@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cudarc::driver::{result, sys};
 
 use crate::compile::{self, Compiler};
-use crate::driver::{Kernel, Launch, Product, Variant};
+use crate::driver::{Command, Kernel, Launch, Product, Variant};
+use crate::graph::Graph;
 use crate::products::{self, Products, WORKSPACE};
 use crate::{CudaError, Driver};
 
@@ -15,7 +16,7 @@ use crate::{CudaError, Driver};
 pub struct Gpu {
     device: sys::CUdevice,
     context: sys::CUcontext,
-    stream: sys::CUstream,
+    pub(crate) stream: sys::CUstream,
     name: String,
     shared_limit: usize,
     compiler: Compiler,
@@ -23,6 +24,9 @@ pub struct Gpu {
     /// `None` only while the device is dropped.
     products: Mutex<Option<Products>>,
     workspace: u64,
+    /// Events that mark nothing at the moment.
+    events: Mutex<Vec<sys::CUevent>>,
+    graphs: Mutex<Graphs>,
 }
 
 // SAFETY: contexts, streams and modules may be used from any thread on which the context is current; every method makes it so first.
@@ -38,10 +42,17 @@ struct Loaded {
     functions: HashMap<Kernel, (sys::CUfunction, u32)>,
 }
 
+/// Graphs by number.
+#[derive(Default)]
+struct Graphs {
+    held: HashMap<u64, Graph>,
+    next: u64,
+}
+
 /// Shared memory that a kernel has without being allowed more.
 const SHARED: u32 = 48 << 10;
 
-fn failed(call: &'static str) -> impl Fn(result::DriverError) -> CudaError {
+pub(crate) fn failed(call: &'static str) -> impl Fn(result::DriverError) -> CudaError {
     move |e| CudaError::Call { call, problem: format!("{e:?}") }
 }
 
@@ -96,9 +107,21 @@ impl Gpu {
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("cuStreamCreate"))?;
         // SAFETY: the memory is used by cuBLASLt alone, which does not read what it has not written.
         let workspace = unsafe { result::malloc_sync(WORKSPACE) }.map_err(failed("cuMemAlloc"))?;
-        let products = Mutex::new(Some(Products::new(workspace)?));
+        let products = Mutex::new(Some(Products::new(workspace, stream, &name, compile::cache())?));
         let shared_limit = usize::try_from(shared).unwrap_or(SHARED as usize);
-        Ok(Self { device, context, stream, name, shared_limit, compiler, loaded: Mutex::default(), products, workspace })
+        Ok(Self {
+            device,
+            context,
+            stream,
+            name,
+            shared_limit,
+            compiler,
+            loaded: Mutex::default(),
+            products,
+            workspace,
+            events: Mutex::default(),
+            graphs: Mutex::default(),
+        })
     }
 
     /// Make the context that of this thread.
@@ -107,7 +130,7 @@ impl Gpu {
         unsafe { result::ctx::set_current(self.context) }.map_err(failed("cuCtxSetCurrent"))
     }
 
-    fn function(&self, launch: &Launch) -> Result<sys::CUfunction, CudaError> {
+    pub(crate) fn function(&self, launch: &Launch) -> Result<sys::CUfunction, CudaError> {
         let kernel = launch.kernel;
         let mut loaded = lock(&self.loaded);
         let (function, mut allowed) = match loaded.functions.get(&kernel) {
@@ -139,6 +162,52 @@ impl Gpu {
         }
         loaded.functions.insert(kernel, (function, allowed));
         Ok(function)
+    }
+
+    /// # Safety
+    /// As at [`Driver::run`].
+    unsafe fn launch(&self, launch: &Launch) -> Result<(), CudaError> {
+        let function = self.function(launch)?;
+        let [x, y, z] = launch.grid;
+        let mut parameters = [launch.parameters.as_ptr().cast_mut().cast::<c_void>()];
+        // SAFETY: the caller's; the driver reads the parameters before the call returns.
+        unsafe { result::launch_kernel(function, (x, y, z), (launch.threads, 1, 1), launch.shared, self.stream, &mut parameters) }
+            .map_err(failed(launch.kernel.name))
+    }
+
+    /// # Safety
+    /// As at [`Driver::run`].
+    unsafe fn multiply(&self, product: &Product) -> Result<(), CudaError> {
+        let mut products = lock(&self.products);
+        let Some(products) = products.as_mut() else { return Err(CudaError::Library { library: "libcublasLt" }) };
+        // SAFETY: the caller's.
+        unsafe { products.multiply(product) }
+    }
+
+    /// Whether the algorithm of a product is known.
+    pub(crate) fn is_planned(&self, product: &Product) -> bool {
+        lock(&self.products).as_ref().is_some_and(|p| p.is_planned(product))
+    }
+
+    /// Do a command, or have it captured.
+    ///
+    /// # Safety
+    /// As at [`Driver::run`]; the context is that of this thread.
+    pub(crate) unsafe fn perform(&self, command: &Command) -> Result<(), CudaError> {
+        // SAFETY: the caller's.
+        unsafe {
+            match *command {
+                Command::Renew { .. } => Ok(()),
+                Command::Clear { address, bytes } => {
+                    result::memset_d8_async(address, 0, bytes, self.stream).map_err(failed("cuMemsetD8Async"))
+                }
+                Command::Copy { from, to, bytes } => {
+                    result::memcpy_dtod_async(to, from, bytes, self.stream).map_err(failed("cuMemcpyDtoDAsync"))
+                }
+                Command::Launch(ref launch) => self.launch(launch),
+                Command::Multiply(ref product) => self.multiply(product),
+            }
+        }
     }
 }
 
@@ -175,10 +244,38 @@ impl Driver for Gpu {
         }
     }
 
-    unsafe fn clear(&self, address: u64, bytes: usize) -> Result<(), CudaError> {
+    unsafe fn run(&self, command: &Command) -> Result<(), CudaError> {
         self.enter()?;
         // SAFETY: the caller's.
-        unsafe { result::memset_d8_async(address, 0, bytes, self.stream) }.map_err(failed("cuMemsetD8Async"))
+        unsafe { self.perform(command) }
+    }
+
+    fn capture(&self, commands: &[Command]) -> Result<Option<u64>, CudaError> {
+        self.enter()?;
+        let Some(graph) = self.captured(commands)? else { return Ok(None) };
+        let mut graphs = lock(&self.graphs);
+        graphs.next += 1;
+        let number = graphs.next;
+        graphs.held.insert(number, graph);
+        Ok(Some(number))
+    }
+
+    unsafe fn replay(&self, graph: u64, changes: &[(usize, &Launch)]) -> Result<(), CudaError> {
+        self.enter()?;
+        let graphs = lock(&self.graphs);
+        let Some(graph) = graphs.held.get(&graph) else {
+            return Err(CudaError::Call { call: "cuGraphLaunch", problem: "a graph that was given back".into() });
+        };
+        // SAFETY: the caller's.
+        unsafe { self.restart(graph, changes) }
+    }
+
+    unsafe fn forget(&self, graph: u64) {
+        if self.enter().is_ok() {
+            // SAFETY: the stream lives as long as `self`. The graph may still run.
+            let _ = unsafe { result::stream::synchronize(self.stream) };
+            lock(&self.graphs).held.remove(&graph);
+        }
     }
 
     unsafe fn upload(&self, address: u64, from: &[u8]) -> Result<(), CudaError> {
@@ -197,32 +294,55 @@ impl Driver for Gpu {
         unsafe { result::stream::synchronize(self.stream) }.map_err(failed("cuStreamSynchronize"))
     }
 
-    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), CudaError> {
-        self.enter()?;
-        // SAFETY: the caller's.
-        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) }.map_err(failed("cuMemcpyDtoDAsync"))
+    fn pin(&self, bytes: usize) -> Option<u64> {
+        self.enter().ok()?;
+        // SAFETY: memory without contents; who takes it writes before reading.
+        unsafe { result::malloc_host(bytes, 0) }.ok().map(|host| host as u64)
     }
 
-    unsafe fn launch(&self, launch: &Launch) -> Result<(), CudaError> {
+    unsafe fn unpin(&self, host: u64) {
+        if self.enter().is_ok() {
+            // SAFETY: the caller's.
+            let _ = unsafe { result::free_host(host as *mut c_void) };
+        }
+    }
+
+    unsafe fn upload_pinned(&self, address: u64, host: u64, bytes: usize) -> Result<(), CudaError> {
         self.enter()?;
-        let function = self.function(launch)?;
-        let [x, y, z] = launch.grid;
-        let mut parameters = [launch.parameters.as_ptr().cast_mut().cast::<c_void>()];
-        // SAFETY: the caller's; the driver reads the parameters before the call returns.
-        unsafe { result::launch_kernel(function, (x, y, z), (launch.threads, 1, 1), launch.shared, self.stream, &mut parameters) }
-            .map_err(failed(launch.kernel.name))
+        // SAFETY: the caller's: nobody writes this memory until a later mark is reached.
+        unsafe { result::memcpy_htod_async(address, std::slice::from_raw_parts(host as *const u8, bytes), self.stream) }
+            .map_err(failed("cuMemcpyHtoDAsync"))
+    }
+
+    unsafe fn download_pinned(&self, address: u64, host: u64, bytes: usize) -> Result<(), CudaError> {
+        self.enter()?;
+        // SAFETY: the caller's: nobody else has this memory until a later mark is reached.
+        unsafe { result::memcpy_dtoh_async(std::slice::from_raw_parts_mut(host as *mut u8, bytes), address, self.stream) }
+            .map_err(failed("cuMemcpyDtoHAsync"))
+    }
+
+    fn mark(&self) -> Result<u64, CudaError> {
+        self.enter()?;
+        let waiting = lock(&self.events).pop();
+        let new = || result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("cuEventCreate"));
+        let event = waiting.map_or_else(new, Ok)?;
+        // SAFETY: event and stream live as long as `self`.
+        unsafe { result::event::record(event, self.stream) }.map_err(failed("cuEventRecord"))?;
+        Ok(event as u64)
+    }
+
+    unsafe fn wait(&self, mark: u64) -> Result<(), CudaError> {
+        self.enter()?;
+        // SAFETY: the caller's: an event of `mark`.
+        unsafe { result::event::synchronize(mark as sys::CUevent) }.map_err(failed("cuEventSynchronize"))
+    }
+
+    unsafe fn unmark(&self, mark: u64) {
+        lock(&self.events).push(mark as sys::CUevent);
     }
 
     fn supports(&self, product: &Product) -> bool {
         self.enter().is_ok() && lock(&self.products).as_mut().is_some_and(|p| p.supports(product))
-    }
-
-    unsafe fn multiply(&self, product: &Product) -> Result<(), CudaError> {
-        self.enter()?;
-        let mut products = lock(&self.products);
-        let Some(products) = products.as_mut() else { return Err(CudaError::Library { library: "libcublasLt" }) };
-        // SAFETY: the caller's.
-        unsafe { products.multiply(product, self.stream.cast()) }
     }
 }
 
@@ -234,9 +354,13 @@ impl Drop for Gpu {
         // SAFETY: all of these were made by `self`, and nothing of it is used after this.
         unsafe {
             let _ = result::stream::synchronize(self.stream);
+            lock(&self.graphs).held.clear();
             drop(lock(&self.products).take());
             for (_, module) in lock(&self.loaded).modules.drain() {
                 let _ = result::module::unload(module);
+            }
+            for event in lock(&self.events).drain(..) {
+                let _ = result::event::destroy(event);
             }
             let _ = result::free_sync(self.workspace);
             let _ = result::stream::destroy(self.stream);

@@ -1,5 +1,7 @@
 //! What the backend asks of a device: memory, copies, launches, matrix products.
 
+use std::hash::{Hash, Hasher};
+
 use cloze_tensor::Dtype;
 
 use crate::CudaError;
@@ -27,8 +29,8 @@ pub struct Kernel {
 }
 
 /// A kernel over a grid.
-#[derive(Clone, Copy, Debug)]
-pub struct Launch<'a> {
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
     /// Which kernel.
     pub kernel: Kernel,
     /// Blocks.
@@ -38,11 +40,18 @@ pub struct Launch<'a> {
     /// Bytes of dynamic shared memory of a block.
     pub shared: u32,
     /// The one parameter, by value.
-    pub parameters: &'a [u8],
+    pub parameters: Vec<u8>,
+}
+
+impl Launch {
+    /// All but the values of its parameters.
+    fn shape(&self) -> (Kernel, [u32; 3], u32, u32, usize) {
+        (self.kernel, self.grid, self.threads, self.shared, self.parameters.len())
+    }
 }
 
 /// A row-major matrix on the device.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Matrix {
     /// Its first element.
     pub address: u64,
@@ -81,7 +90,7 @@ impl Matrix {
 }
 
 /// What a product does besides multiplying. Addresses are of dense vectors.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Epilogue {
     /// Nothing.
     None,
@@ -131,6 +140,71 @@ impl Product {
     }
 }
 
+/// Work of a device, by value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Memory is handed out for a use of so many bytes, contents unspecified. A driver for tests fills it, others have nothing to do.
+    Renew {
+        /// Where.
+        address: u64,
+        /// How many.
+        bytes: usize,
+    },
+    /// Zeros.
+    Clear {
+        /// Where.
+        address: u64,
+        /// How many.
+        bytes: usize,
+    },
+    /// From one place to another; they do not overlap.
+    Copy {
+        /// From here.
+        from: u64,
+        /// To there.
+        to: u64,
+        /// How many.
+        bytes: usize,
+    },
+    /// A kernel.
+    Launch(Launch),
+    /// A matrix product.
+    Multiply(Product),
+}
+
+impl Command {
+    /// The launch, if it is one.
+    pub fn launch(&self) -> Option<&Launch> {
+        if let Command::Launch(launch) = self { Some(launch) } else { None }
+    }
+
+    /// Whether a device has something to do.
+    pub fn is_work(&self) -> bool {
+        !matches!(self, Command::Renew { .. })
+    }
+
+    /// Whether the two differ in nothing but the parameters of a kernel.
+    pub fn has_shape_of(&self, other: &Command) -> bool {
+        match (self, other) {
+            (Command::Launch(a), Command::Launch(b)) => a.shape() == b.shape(),
+            _ => self == other,
+        }
+    }
+
+    /// Take the command in without the parameters of its kernel.
+    pub fn hash_shape(&self, hasher: &mut impl Hasher) {
+        std::mem::discriminant(self).hash(hasher);
+        match self {
+            Command::Renew { address, bytes } | Command::Clear { address, bytes } => (address, bytes).hash(hasher),
+            Command::Copy { from, to, bytes } => (from, to, bytes).hash(hasher),
+            Command::Launch(launch) => launch.shape().hash(hasher),
+            Command::Multiply(Product { a, b, c, beta, epilogue }) => {
+                (a, b, c, beta.to_bits(), epilogue).hash(hasher);
+            }
+        }
+    }
+}
+
 /// A device. All work is done in the order of the calls; calls return before it is done, [`Driver::download`] after.
 ///
 /// # Safety of the calls
@@ -156,21 +230,36 @@ pub trait Driver: Send + Sync {
     /// `address` is of [`Driver::allocate`], and nothing uses it any more.
     unsafe fn release(&self, address: u64);
 
-    /// Memory is handed out for a use of `bytes`, contents unspecified. A driver for tests fills it.
+    /// Do something.
     ///
     /// # Safety
-    /// As at [`Driver`].
-    unsafe fn renew(&self, address: u64, bytes: usize) {
-        let _ = (address, bytes);
+    /// As at [`Driver`], for all addresses of the command; the parameters of a launch are those of its kernel.
+    unsafe fn run(&self, command: &Command) -> Result<(), CudaError>;
+
+    /// Make one piece of work of some commands, without doing them; `None` where that cannot be.
+    fn capture(&self, commands: &[Command]) -> Result<Option<u64>, CudaError> {
+        let _ = commands;
+        Ok(None)
     }
 
-    /// Zeros.
+    /// Do what was captured, with other parameters in some launches from now on: (which command, what it is).
     ///
     /// # Safety
-    /// As at [`Driver`].
-    unsafe fn clear(&self, address: u64, bytes: usize) -> Result<(), CudaError>;
+    /// As at [`Driver::run`], for all commands; `graph` is of [`Driver::capture`] and was not given back. A change is in nothing but parameters.
+    unsafe fn replay(&self, graph: u64, changes: &[(usize, &Launch)]) -> Result<(), CudaError> {
+        let _ = (graph, changes);
+        Ok(())
+    }
 
-    /// From the host; `from` may be used again at once.
+    /// Give a graph back.
+    ///
+    /// # Safety
+    /// As at [`Driver::replay`].
+    unsafe fn forget(&self, graph: u64) {
+        let _ = graph;
+    }
+
+    /// From the host's ordinary memory; `from` may be used again at once. The device may be waited for.
     ///
     /// # Safety
     /// As at [`Driver`].
@@ -182,24 +271,47 @@ pub trait Driver: Send + Sync {
     /// As at [`Driver`].
     unsafe fn download(&self, address: u64, to: &mut [u8]) -> Result<(), CudaError>;
 
-    /// From one place to another; they do not overlap.
-    ///
-    /// # Safety
-    /// As at [`Driver`].
-    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), CudaError>;
+    /// Memory of the host that the device copies from and to by itself; `None` where there is none.
+    fn pin(&self, bytes: usize) -> Option<u64> {
+        let _ = bytes;
+        None
+    }
 
-    /// Run a kernel.
+    /// Give pinned memory back.
     ///
     /// # Safety
-    /// As at [`Driver`], for the addresses among the parameters; the parameters are those of the kernel.
-    unsafe fn launch(&self, launch: &Launch) -> Result<(), CudaError>;
+    /// `host` is of [`Driver::pin`], and neither the device nor the host uses it any more.
+    unsafe fn unpin(&self, host: u64) {
+        let _ = host;
+    }
+
+    /// From pinned memory to the device.
+    ///
+    /// # Safety
+    /// As at [`Driver`]; `host` is pinned memory of at least `bytes`, which nobody writes until a later mark is reached.
+    unsafe fn upload_pinned(&self, address: u64, host: u64, bytes: usize) -> Result<(), CudaError>;
+
+    /// From the device to pinned memory, which holds the bytes once a later mark is reached.
+    ///
+    /// # Safety
+    /// As at [`Driver`]; `host` is pinned memory of at least `bytes`, which nobody reads or writes until then.
+    unsafe fn download_pinned(&self, address: u64, host: u64, bytes: usize) -> Result<(), CudaError>;
+
+    /// A place in the order of the calls: behind all that came so far.
+    fn mark(&self) -> Result<u64, CudaError>;
+
+    /// Wait until the device has come to a place.
+    ///
+    /// # Safety
+    /// `mark` is of [`Driver::mark`] and was not given back.
+    unsafe fn wait(&self, mark: u64) -> Result<(), CudaError>;
+
+    /// Give a place back.
+    ///
+    /// # Safety
+    /// As at [`Driver::wait`].
+    unsafe fn unmark(&self, mark: u64);
 
     /// Whether a product with this epilogue can be done in one call.
     fn supports(&self, product: &Product) -> bool;
-
-    /// Multiply.
-    ///
-    /// # Safety
-    /// As at [`Driver`].
-    unsafe fn multiply(&self, product: &Product) -> Result<(), CudaError>;
 }

@@ -7,13 +7,15 @@
 //! Everything between the ops and the hardware is the small trait [`Driver`]. It has three implementations: [`device::Gpu`]; [`Rehearsal`],
 //! which computes nothing and counts memory; and, in the tests of this crate, one that runs the very same kernel text on the host.
 //!
-//! All work goes to one stream, so memory can be handed on as soon as the last launch that uses it is in the queue.
+//! All work goes to one stream, so memory can be handed on as soon as the last launch that uses it is asked for. Stretches of work that
+//! come again and again are replayed as graphs ([`queue`]).
 //!
 //! `unsafe` is allowed in this crate because addresses on a device are plain numbers; every block says why it is sound.
 #![allow(unsafe_code)]
 
 mod attention;
 mod backend;
+mod choices;
 pub mod compile;
 mod cross_entropy;
 pub mod device;
@@ -22,12 +24,17 @@ mod elementwise;
 mod embedding;
 mod error;
 mod gated;
+mod graph;
 mod linear;
 mod memory;
 mod norm;
 mod optimizer;
+mod pinned;
 mod pool;
 mod products;
+mod queue;
+#[cfg(test)]
+mod recorder;
 mod rehearsal;
 mod rows;
 

@@ -1,14 +1,17 @@
 //! Memory of a device: blocks that are kept and handed out again.
 //!
 //! A training step asks for the same blocks as the one before it. Since all work is in one stream, a block that is given back can be
-//! handed out at once: whoever gets it comes later in the stream.
+//! handed out at once: whoever gets it comes later in the stream. Of the blocks that wait the one with the lowest address is handed out, so
+//! that the same requests get the same addresses whenever the same blocks wait: graphs of commands live on that ([`crate::queue`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cloze_tensor::Dtype;
 
-use crate::{CudaError, Driver};
+use crate::CudaError;
+use crate::driver::Command;
+use crate::queue::Queue;
 
 /// Bytes of device memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,13 +27,13 @@ pub struct MemoryStats {
 #[derive(Default)]
 struct Blocks {
     /// Addresses of blocks that wait, by size.
-    free: BTreeMap<usize, Vec<u64>>,
+    free: BTreeMap<usize, BTreeSet<u64>>,
     stats: MemoryStats,
 }
 
 /// The memory of a backend.
 pub(crate) struct Memory {
-    driver: Arc<dyn Driver>,
+    queue: Arc<Queue>,
     blocks: Mutex<Blocks>,
 }
 
@@ -45,8 +48,8 @@ fn size_class(bytes: usize) -> usize {
 }
 
 impl Memory {
-    pub(crate) fn new(driver: Arc<dyn Driver>) -> Arc<Self> {
-        Arc::new(Self { driver, blocks: Mutex::default() })
+    pub(crate) fn new(queue: Arc<Queue>) -> Arc<Self> {
+        Arc::new(Self { queue, blocks: Mutex::default() })
     }
 
     fn blocks(&self) -> MutexGuard<'_, Blocks> {
@@ -62,20 +65,21 @@ impl Memory {
         let size = size_class(len * dtype.size());
         let address = self.take(size).unwrap_or_else(|e| panic!("{e}"));
         // SAFETY: the block is ours, at least as long as the elements need, and no buffer has it yet.
-        unsafe { self.driver.renew(address, len * dtype.size()) };
+        let renewed = unsafe { self.queue.ask(Command::Renew { address, bytes: len * dtype.size() }) };
+        renewed.unwrap_or_else(|e| panic!("{e}"));
         Buffer { memory: Arc::clone(self), address, size, dtype, len }
     }
 
     fn take(&self, size: usize) -> Result<u64, CudaError> {
         let mut blocks = self.blocks();
-        let waiting = blocks.free.get_mut(&size).and_then(Vec::pop);
+        let waiting = blocks.free.get_mut(&size).and_then(BTreeSet::pop_first);
         let address = match waiting {
             Some(address) => address,
             None => {
-                let address = self.driver.allocate(size).or_else(|e| {
+                let address = self.queue.driver().allocate(size).or_else(|e| {
                     // What waits in other sizes may be what is missing.
                     self.release(&mut blocks);
-                    self.driver.allocate(size).map_err(|_| match e {
+                    self.queue.driver().allocate(size).map_err(|_| match e {
                         CudaError::OutOfMemory { bytes, free, total, .. } => {
                             CudaError::OutOfMemory { bytes, held: blocks.stats.held, free, total }
                         }
@@ -92,11 +96,13 @@ impl Memory {
     }
 
     fn release(&self, blocks: &mut Blocks) {
+        // What was asked for may use them. Where that fails the device is lost, and its memory with it.
+        let _ = self.queue.flush();
         for (size, addresses) in std::mem::take(&mut blocks.free) {
             for address in addresses {
                 blocks.stats.held -= size;
                 // SAFETY: the block waits, no buffer has it; the driver ends what still uses it first.
-                unsafe { self.driver.release(address) };
+                unsafe { self.queue.driver().release(address) };
             }
         }
     }
@@ -158,7 +164,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let mut blocks = self.memory.blocks();
         blocks.stats.current -= self.size;
-        blocks.free.entry(self.size).or_default().push(self.address);
+        blocks.free.entry(self.size).or_default().insert(self.address);
     }
 }
 
@@ -166,6 +172,10 @@ impl Drop for Buffer {
 mod tests {
     use super::*;
     use crate::Rehearsal;
+
+    fn memory() -> Arc<Memory> {
+        Memory::new(Queue::new(Arc::new(Rehearsal::default())))
+    }
 
     #[test]
     fn sizes_waste_little_and_are_few() {
@@ -179,7 +189,7 @@ mod tests {
 
     #[test]
     fn blocks_are_handed_out_again() {
-        let memory = Memory::new(Arc::new(Rehearsal::default()));
+        let memory = memory();
         let first = memory.buffer(Dtype::F32, 1000);
         let address = first.address();
         drop(first);
@@ -191,5 +201,21 @@ mod tests {
         drop((second, third));
         memory.trim();
         assert_eq!(memory.stats(), MemoryStats { current: 0, held: 0, peak: 8192 });
+    }
+    /// Whatever order blocks are given back in, the same requests get the same blocks.
+    #[test]
+    fn the_same_requests_get_the_same_addresses() {
+        let memory = memory();
+        let ask = || [10, 1000, 1000, 10, 50_000, 1000].map(|len| memory.buffer(Dtype::F32, len));
+        let addresses = |buffers: &[Buffer; 6]| buffers.each_ref().map(Buffer::address);
+        let mut buffers = ask();
+        let first = addresses(&buffers);
+        buffers.reverse();
+        drop(buffers);
+        let second = ask();
+        assert_eq!(addresses(&second), first);
+        let [a, b, c, d, e, f] = second;
+        drop((c, e, b, f, a, d));
+        assert_eq!(addresses(&ask()), first);
     }
 }

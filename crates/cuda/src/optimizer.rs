@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
-use cloze_tensor::ops::optimizer::{Adam, Group, Muon, NEWTON_SCHULZ, OptimizerOp, muon_scale};
-use cloze_tensor::{Dtype, Param};
+use cloze_tensor::ops::optimizer::{Adam, Group, Judged, Muon, NEWTON_SCHULZ, OptimizerOp, Scale, Verdict, muon_scale};
+use cloze_tensor::{Dtype, Param, View};
 
 use crate::Cuda;
 use crate::backend::read_f64;
@@ -41,6 +41,7 @@ struct Step {
     correction2: f32,
     gradient_scale: f32,
     unused: u32,
+    gate: u64,
 }
 
 #[repr(C)]
@@ -61,6 +62,7 @@ struct Average {
     n: u64,
     decay: f32,
     unused: u32,
+    gate: u64,
 }
 
 /// Three addresses or counts: `Squares` and `Total` in kernels/optimizer.cu.
@@ -81,6 +83,7 @@ struct Momentum {
     n: u64,
     mu: f32,
     gradient_scale: f32,
+    gate: u64,
 }
 
 #[repr(C)]
@@ -112,6 +115,32 @@ struct Apply {
     lr: f32,
     weight_decay: f32,
     scale: f32,
+    unused: u32,
+    gate: u64,
+}
+
+/// What was found out about a step; `Gate` in kernels/optimizer.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Gate {
+    squares: f64,
+    culprit: u64,
+    factor: f32,
+    open: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Judge {
+    gradients: u64,
+    partial: u64,
+    totals: u64,
+    after: u64,
+    gate: u64,
+    n: u64,
+    blocks: u64,
+    clip: f64,
+    losses: u32,
     unused: u32,
 }
 
@@ -161,19 +190,34 @@ impl Cuda {
 
     /// Σ x² on the device, as one f64.
     fn squares(&self, x: u64, n: usize) -> Buffer {
+        let total = self.memory().buffer(Dtype::F32, 2);
+        self.squares_to(x, n, total.address());
+        total
+    }
+
+    /// Σ x² as one f64 at `total`; the sums of its blocks are returned.
+    fn squares_to(&self, x: u64, n: usize, total: u64) -> Buffer {
         let blocks = n.div_ceil(SQUARES);
         let partial = self.memory().buffer(Dtype::F32, 2 * blocks);
-        let total = self.memory().buffer(Dtype::F32, 2);
         let parameters = Reduce { from: x, to: partial.address(), n: n as u64 };
         self.launch("optimizer", "squares", Dtype::F32, [blocks, 1, 1], 256, 0, &parameters);
-        let parameters = Reduce { from: partial.address(), to: total.address(), n: blocks as u64 };
+        let parameters = Reduce { from: partial.address(), to: total, n: blocks as u64 };
         self.launch("optimizer", "total", Dtype::F32, [1, 1, 1], 256, 0, &parameters);
-        total
+        partial
     }
 }
 
-fn step(op: &Adam, weights: &Buffer, gradients: &Buffer, first: &Buffer, second: &Buffer, pieces: &Pieces) -> Step {
+/// What the host knows of a factor, and the address of its gate.
+fn scale(scale: &Scale<Cuda>) -> (f32, u64) {
+    match scale {
+        Scale::Known(factor) => (*factor, 0),
+        Scale::Judged(gate) => (1.0, gate.address()),
+    }
+}
+
+fn step(op: &Adam<Cuda>, weights: &Buffer, gradients: &Buffer, first: &Buffer, second: &Buffer, pieces: &Pieces) -> Step {
     let correction = |beta: f32| (1.0 - f64::from(beta).powf(op.step as f64)) as f32;
+    let (gradient_scale, gate) = scale(&op.gradient_scale);
     Step {
         weights: weights.address(),
         gradients: gradients.address(),
@@ -188,19 +232,20 @@ fn step(op: &Adam, weights: &Buffer, gradients: &Buffer, first: &Buffer, second:
         eps: op.eps,
         correction1: correction(op.beta1),
         correction2: correction(op.beta2),
-        gradient_scale: op.gradient_scale,
+        gradient_scale,
         unused: 0,
+        gate,
     }
 }
 
 impl OptimizerOp for Cuda {
-    fn adamw(&self, op: &Adam, groups: &[Group], weights: &mut Buffer, gradients: &Buffer, first: &mut Buffer, second: &mut Buffer) {
+    fn adamw(&self, op: &Adam<Self>, groups: &[Group], weights: &mut Buffer, gradients: &Buffer, first: &mut Buffer, second: &mut Buffer) {
         let pieces = self.pieces_of(groups);
         let parameters = step(op, weights, gradients, first, second, &pieces);
         self.launch("optimizer", "adamw", Dtype::F32, [pieces.count, 1, 1], 256, 0, &parameters);
     }
 
-    fn lamb(&self, op: &Adam, groups: &[Group], weights: &mut Buffer, gradients: &Buffer, first: &mut Buffer, second: &mut Buffer) {
+    fn lamb(&self, op: &Adam<Self>, groups: &[Group], weights: &mut Buffer, gradients: &Buffer, first: &mut Buffer, second: &mut Buffer) {
         let pieces = self.pieces_of(groups);
         let norms = self.memory().buffer(Dtype::F32, 4 * pieces.count);
         let ratios = self.memory().buffer(Dtype::F32, groups.len());
@@ -212,9 +257,10 @@ impl OptimizerOp for Cuda {
         self.launch("optimizer", "lamb", Dtype::F32, [pieces.count, 1, 1], 256, 0, &parameters);
     }
 
-    fn muon(&self, op: &Muon, matrices: &[Param], weights: &mut Buffer, gradients: &Buffer, momentum: &mut Buffer) {
+    fn muon(&self, op: &Muon<Self>, matrices: &[Param], weights: &mut Buffer, gradients: &Buffer, momentum: &mut Buffer) {
         let kind = op.products;
         let [a, b, c] = NEWTON_SCHULZ;
+        let (gradient_scale, gate) = scale(&op.gradient_scale);
         for p in matrices {
             let (n, small) = (p.len(), p.rows.min(p.cols));
             if n == 0 {
@@ -227,7 +273,8 @@ impl OptimizerOp for Cuda {
                 update: update.address(),
                 n: n as u64,
                 mu: op.momentum,
-                gradient_scale: op.gradient_scale,
+                gradient_scale,
+                gate,
             };
             self.launch_over("optimizer", "muon_momentum", Dtype::F32, n, 1, &parameters);
             let squares = self.squares(update.address(), n);
@@ -251,19 +298,53 @@ impl OptimizerOp for Cuda {
                 std::mem::swap(&mut x, &mut next);
             }
             let (lr, weight_decay, scale) = (op.lr, op.weight_decay, muon_scale(p.rows, p.cols));
-            let parameters = Apply { x: x.address(), weights: weights.at(p.offset), n: n as u64, lr, weight_decay, scale, unused: 0 };
+            let parameters = Apply { x: x.address(), weights: weights.at(p.offset), n: n as u64, lr, weight_decay, scale, unused: 0, gate };
             self.launch_over("optimizer", "muon_apply", kind, n, 1, &parameters);
         }
     }
 
-    fn moving_average(&self, decay: f32, weights: &Buffer, average: &mut Buffer) {
-        let n = average.len();
-        let parameters = Average { weights: weights.address(), average: average.address(), n: n as u64, decay, unused: 0 };
+    fn moving_average(&self, decay: f32, weights: &Buffer, average: &mut Buffer, gate: Option<&Buffer>) {
+        let (n, gate) = (average.len(), gate.map_or(0, Buffer::address));
+        let parameters = Average { weights: weights.address(), average: average.address(), n: n as u64, decay, unused: 0, gate };
         self.launch_over("optimizer", "moving_average", Dtype::F32, n, 1, &parameters);
     }
 
     fn sum_of_squares(&self, buffer: &Buffer, range: Range<usize>) -> f64 {
         assert!(range.end <= buffer.len(), "sum_of_squares: {range:?} of {} elements", buffer.len());
         read_f64(self, &self.squares(buffer.at(range.start), range.len()))
+    }
+
+    fn judges(&self) -> bool {
+        true
+    }
+
+    fn judge(&self, gradients: &Buffer, range: Range<usize>, losses: &[View<Self>], clip: f64, after: Option<&Buffer>) -> Judged<Self> {
+        assert!(range.end <= gradients.len(), "judge: {range:?} of {} elements", gradients.len());
+        let totals = self.memory().buffer(Dtype::F32, 2 * (1 + losses.len()));
+        let partial = self.squares_to(gradients.at(range.start), range.len(), totals.address());
+        for (i, loss) in losses.iter().enumerate() {
+            assert_eq!(loss.dtype, Dtype::F32, "judge: losses are f32");
+            self.squares_to(loss.buffer.address(), loss.rows * loss.cols, totals.at(2 * (i + 1)));
+        }
+        let gate = self.memory().buffer(Dtype::F32, size_of::<Gate>() / 4);
+        let parameters = Judge {
+            gradients: gradients.at(range.start),
+            partial: partial.address(),
+            totals: totals.address(),
+            after: after.map_or(0, Buffer::address),
+            gate: gate.address(),
+            n: range.len() as u64,
+            blocks: range.len().div_ceil(SQUARES) as u64,
+            clip,
+            losses: losses.len() as u32,
+            unused: 0,
+        };
+        self.launch("optimizer", "judge", Dtype::F32, [1, 1, 1], 256, 0, &parameters);
+        let verdict = self.bytes_later(gate.address(), size_of::<Gate>()).map(|bytes| {
+            let gate: Gate = bytemuck::pod_read_unaligned(&bytes);
+            let culprit = usize::try_from(gate.culprit).ok().filter(|_| gate.culprit != u64::MAX);
+            Verdict { squares: gate.squares, culprit, update: gate.open != 0 }
+        });
+        Judged { gate, verdict }
     }
 }

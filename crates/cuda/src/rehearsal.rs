@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::driver::{Launch, Product};
+use crate::driver::{Command, Product};
 use crate::{CudaError, Driver};
 
 /// Hands out addresses and counts; launches and products do nothing, what is read is zeros.
@@ -38,7 +38,7 @@ impl Driver for Rehearsal {
 
     unsafe fn release(&self, _: u64) {}
 
-    unsafe fn clear(&self, _: u64, _: usize) -> Result<(), CudaError> {
+    unsafe fn run(&self, _: &Command) -> Result<(), CudaError> {
         Ok(())
     }
 
@@ -51,19 +51,25 @@ impl Driver for Rehearsal {
         Ok(())
     }
 
-    unsafe fn copy(&self, _: u64, _: u64, _: usize) -> Result<(), CudaError> {
+    unsafe fn upload_pinned(&self, _: u64, _: u64, _: usize) -> Result<(), CudaError> {
         Ok(())
     }
 
-    unsafe fn launch(&self, _: &Launch) -> Result<(), CudaError> {
+    unsafe fn download_pinned(&self, _: u64, _: u64, _: usize) -> Result<(), CudaError> {
         Ok(())
     }
+
+    fn mark(&self) -> Result<u64, CudaError> {
+        Ok(0)
+    }
+
+    unsafe fn wait(&self, _: u64) -> Result<(), CudaError> {
+        Ok(())
+    }
+
+    unsafe fn unmark(&self, _: u64) {}
 
     fn supports(&self, _: &Product) -> bool {
         true
-    }
-
-    unsafe fn multiply(&self, _: &Product) -> Result<(), CudaError> {
-        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::frozen::{Frozen, Operands};
+use crate::later::Later;
 use crate::ops::{
     attention::AttentionOp, cross_entropy::CrossEntropyOp, elementwise::ElementwiseOp, embedding::EmbeddingOp, gated::GatedOp,
     linear::LinearOp, norm::NormOp, optimizer::OptimizerOp, pool::PoolOp, rows::RowsOp,
@@ -30,6 +31,10 @@ pub trait Storage: Sized + Send + Sync + 'static {
     fn write(&self, buffer: &mut Self::Buffer, offset: usize, values: &[f32]);
     /// Copy a range of elements to the host.
     fn read(&self, buffer: &Self::Buffer, range: Range<usize>) -> Vec<f32>;
+    /// The same, as it stands now, without waiting for it where the device allows that.
+    fn read_later(&self, buffer: &Self::Buffer, range: Range<usize>) -> Later<Vec<f32>> {
+        Later::ready(self.read(buffer, range))
+    }
     /// Copy indices to the device.
     fn indices(&self, values: &[u32]) -> Self::Indices;
     /// `len` f32 zeros for frozen weights: parts that are never written need take no memory.

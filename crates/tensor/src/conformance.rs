@@ -3,7 +3,7 @@
 
 use crate::backend::Backend;
 use crate::dtype::Dtype;
-use crate::ops::optimizer::{Adam, Group, Muon};
+use crate::ops::optimizer::{Adam, Group, Muon, Scale};
 use crate::ops::{attention, cross_entropy, elementwise, embedding, gated, linear, norm, pool, rows};
 use crate::plain::Plain;
 use crate::random::{Key, Stream};
@@ -195,15 +195,15 @@ fn optimize<B: Backend>(backend: &B, which: &str, shapes: &[(usize, usize)]) -> 
     let groups: Vec<Group> = params.iter().enumerate().map(group).collect();
     for step in 1..=5 {
         let gradients = make(&values(Dtype::F32, 20 + step, offset));
-        let op = Adam { lr: 0.01, beta1: 0.9, beta2: 0.98, eps: 1e-6, step: u64::from(step), gradient_scale: 0.5 };
+        let op = Adam { lr: 0.01, beta1: 0.9, beta2: 0.98, eps: 1e-6, step: u64::from(step), gradient_scale: Scale::Known(0.5) };
         match which {
             "adamw" => backend.adamw(&op, &groups, &mut weights, &gradients, &mut first, &mut second),
             "lamb" => backend.lamb(&op, &groups, &mut weights, &gradients, &mut first, &mut second),
             "muon" => {
-                let op = Muon { lr: 0.01, momentum: 0.95, weight_decay: 0.1, gradient_scale: 0.5, products: Dtype::F32 };
+                let op = Muon { lr: 0.01, momentum: 0.95, weight_decay: 0.1, gradient_scale: Scale::Known(0.5), products: Dtype::F32 };
                 backend.muon(&op, &params, &mut weights, &gradients, &mut first);
             }
-            _ => backend.moving_average(0.9, &gradients, &mut weights),
+            _ => backend.moving_average(0.9, &gradients, &mut weights, None),
         }
     }
     let mut all = backend.read(&weights, 0..offset);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::backend::Storage;
 use crate::dtype::Dtype;
+use crate::later::Later;
 
 /// A dense row-major matrix on a device. There are no strides and no broadcasting.
 pub struct Tensor<B: Storage> {
@@ -31,6 +32,11 @@ impl<B: Storage> Tensor<B> {
     /// Copy to the host.
     pub fn to_host(&self, backend: &B) -> Vec<f32> {
         backend.read(&self.buffer, 0..self.rows * self.cols)
+    }
+
+    /// Copy to the host without waiting for it.
+    pub fn to_host_later(&self, backend: &B) -> Later<Vec<f32>> {
+        backend.read_later(&self.buffer, 0..self.rows * self.cols)
     }
 
     /// The number of rows.

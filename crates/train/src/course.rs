@@ -25,8 +25,13 @@ pub struct Sum {
 impl Sum {
     /// The sums of a loss op's output (f32 [M, 2]).
     pub fn of<B: Backend>(backend: &B, losses: &Tensor<B>) -> Self {
+        Self::of_rows(&losses.to_host(backend))
+    }
+
+    /// The sums of (loss, hit) row by row.
+    pub fn of_rows(rows: &[f32]) -> Self {
         let mut sum = Self::default();
-        for row in losses.to_host(backend).chunks_exact(2) {
+        for row in rows.chunks_exact(2) {
             sum.add(&Sum { loss: f64::from(row[0]), hits: f64::from(row[1]), rows: 1.0, weight: 1.0 });
         }
         sum
@@ -51,8 +56,29 @@ impl Sum {
     }
 }
 
-/// Losses by name.
+/// Sums of losses by name.
 pub type Sums = BTreeMap<&'static str, Sum>;
+
+/// A loss of a micro-batch.
+pub enum Loss<B: Backend> {
+    /// Summed on the host, where it was computed.
+    Sum(Sum),
+    /// What a loss op left on the device: nobody waits for it before he wants to know. // f32 [M, 2]
+    Rows(Tensor<B>),
+}
+
+impl<B: Backend> Loss<B> {
+    /// Its sums, waiting for them.
+    pub fn sum(&self, backend: &B) -> Sum {
+        match self {
+            Loss::Sum(sum) => *sum,
+            Loss::Rows(rows) => Sum::of(backend, rows),
+        }
+    }
+}
+
+/// The losses of a micro-batch by name.
+pub type Found<B> = BTreeMap<&'static str, Loss<B>>;
 
 /// Rows that a whole optimizer step counts, by loss: each loss is the mean over the step, however it is cut up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,7 +110,7 @@ pub struct Pass {
 /// The losses of a micro-batch.
 pub trait Losses {
     /// Run the losses of a micro-batch on a tape; a recording tape has their gradients afterwards.
-    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums;
+    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Found<B>;
 }
 
 /// Where the data of a course stands: enough, with the recipe, to go on exactly.

@@ -1,6 +1,6 @@
 //! The loop of a run: steps, log, evaluation, checkpoints, the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -172,6 +172,8 @@ struct Run<'r, 'b, B: Backend, C: Course> {
     saved_at: Option<Spent>,
     best: Option<Best>,
     last: Option<Looked>,
+    /// Steps that were begun and have no record yet: what was spent with each, and its learning rate.
+    begun: VecDeque<(Spent, f64)>,
 }
 
 /// Run `course` on `trainer` until the budget is spent, nothing gets better, or `control` asks for the end. Checkpoints go to
@@ -198,6 +200,7 @@ pub fn fit<B: Backend, C: Course>(
         saved_at: None,
         best: None,
         last: None,
+        begun: VecDeque::new(),
     };
     if resume {
         run.resume(folder)?;
@@ -285,12 +288,13 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
             let paused = control.wait_while_paused();
             clock += paused;
             self.step(&mut clock)?;
-            self.milestones()?;
+            self.milestones(&mut clock)?;
             // Evaluations and checkpoints take time that a budget in time counts as well.
             self.spent.time += clock.elapsed();
             clock = Instant::now();
             end = self.end();
         }
+        self.catch_up(&mut clock, 0)?;
         let reason = end.unwrap_or(Reason::Completed);
         if reason == Reason::Stopped {
             self.save(false)?;
@@ -322,31 +326,46 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
         }
     }
 
-    /// One optimizer step, its bookkeeping and its record.
+    /// One optimizer step and its bookkeeping. Its record follows at once, or with the next step where the device is still at work.
     fn step(&mut self, clock: &mut Instant) -> Result<(), TrainError> {
         let progress = self.plan.budget.progress(&self.spent);
         let batches = self.course.next(progress)?;
         let tokens: u64 = batches.iter().map(|b| b.tokens() as u64).sum();
         let after = Spent { steps: self.spent.steps + 1, tokens: self.spent.tokens + tokens, epochs: self.course.epochs(), ..self.spent };
         let lr = self.plan.lr * self.plan.schedule.factor_of_step(&self.plan.budget, &self.spent, &after);
-        let result = self.trainer.step(&*self.course, &batches, lr)?;
-        let elapsed = clock.elapsed();
-        *clock = Instant::now();
-        self.spent = Spent { time: self.spent.time + elapsed, ..after };
-        let record = self.record(&result, lr, elapsed);
-        self.observers.event(&Event::Step(record));
+        if let Err(error) = self.trainer.begin(&*self.course, &batches, lr) {
+            // What came before it comes before it in the log, too, and may be what is wrong.
+            self.catch_up(clock, 0)?;
+            return Err(error);
+        }
+        self.spent = after;
+        self.begun.push_back((after, lr));
+        self.catch_up(clock, 1)
+    }
+
+    /// The records of steps that were begun, until at most `left` of them are under way on the device.
+    fn catch_up(&mut self, clock: &mut Instant, left: usize) -> Result<(), TrainError> {
+        while !self.begun.is_empty() && self.begun.len() > left.min(self.trainer.under_way()) {
+            let result = self.trainer.finish()?;
+            let elapsed = clock.elapsed();
+            *clock = Instant::now();
+            self.spent.time += elapsed;
+            let Some((spent, lr)) = self.begun.pop_front() else { break };
+            let record = self.record(&result, &Spent { time: self.spent.time, ..spent }, lr, elapsed);
+            self.observers.event(&Event::Step(record));
+        }
         Ok(())
     }
 
-    fn record(&self, result: &StepResult, lr: f64, elapsed: Duration) -> Record {
+    fn record(&self, result: &StepResult, spent: &Spent, lr: f64, elapsed: Duration) -> Record {
         let seconds = elapsed.as_secs_f64().max(1e-9);
         let main = main_loss(&result.sums);
         let memory = Memory::now();
         Record {
-            step: self.spent.steps,
-            progress: self.plan.budget.progress(&self.spent),
-            epoch: self.spent.epochs,
-            tokens: self.spent.tokens,
+            step: spent.steps,
+            progress: self.plan.budget.progress(spent),
+            epoch: spent.epochs,
+            tokens: spent.tokens,
             loss: result.sums.values().map(|s| s.mean()).sum(),
             parts: result.sums.iter().map(|(name, s)| ((*name).to_owned(), s.mean())).collect(),
             accuracy: main.map(|(_, s)| s.accuracy()).filter(|a| a.is_finite()),
@@ -357,14 +376,17 @@ impl<B: Backend, C: Course> Run<'_, '_, B, C> {
             share_of_peak: self.plan.peak_flops.map(|peak| result.flops / seconds / peak),
             memory_mb: memory.as_ref().map_or(0.0, Memory::resident_mb),
             memory_peak_mb: memory.as_ref().map_or(0.0, Memory::peak_mb),
-            seconds: self.spent.time.as_secs_f64(),
-            eta_seconds: self.plan.budget.remaining(&self.spent).map(|d| d.as_secs_f64()),
+            seconds: spent.time.as_secs_f64(),
+            eta_seconds: self.plan.budget.remaining(spent).map(|d| d.as_secs_f64()),
         }
     }
 
     /// Evaluation and checkpoint where they are due.
-    fn milestones(&mut self) -> Result<(), TrainError> {
+    fn milestones(&mut self, clock: &mut Instant) -> Result<(), TrainError> {
         let due = |every: &Every, done: u64, run: &Self| every.count(&run.plan.budget, &run.spent) > done;
+        if due(&self.plan.evaluate, self.evaluations, self) || due(&self.plan.checkpoint, self.saved, self) {
+            self.catch_up(clock, 0)?;
+        }
         let mut best = false;
         if due(&self.plan.evaluate, self.evaluations, self) {
             self.evaluations = self.plan.evaluate.count(&self.plan.budget, &self.spent);

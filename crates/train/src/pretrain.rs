@@ -15,7 +15,7 @@ use cloze_text::{Batch, Dataset, Limits, ObjectiveConfig, Sampler, SentenceObjec
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Budget;
-use crate::course::{Course, Cursor, Losses, Pass, Stretch, Sum, Sums};
+use crate::course::{Course, Cursor, Found, Loss, Losses, Pass, Stretch, Sums};
 use crate::error::TrainError;
 use crate::fit::{self, Every, Outcome, Plan};
 use crate::observer::{Control, Event, Observers, Reason};
@@ -236,24 +236,24 @@ impl PretrainRun {
 pub struct MaskedLmLosses;
 
 impl Losses for MaskedLmLosses {
-    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
+    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Found<B> {
         let backend = tape.backend();
         let hidden = model.hidden(tape, input, pass.recompute);
-        let mut sums = Sums::new();
+        let mut found = Found::new();
         if let Some(head) = model.masked_lm().filter(|_| !batch.masked_rows.is_empty()) {
             let rows = tape.gather(&hidden, &backend.indices(&batch.masked_rows), batch.masked_rows.len());
             let labels = backend.indices(&batch.masked_labels);
             let losses = head.loss(tape, &rows, &labels, 1.0 / pass.totals.masked.max(1) as f32);
-            sums.insert("mlm", Sum::of(backend, &losses));
+            found.insert("mlm", Loss::Rows(losses));
         }
         if let Some(head) = model.next_sentence().filter(|_| !batch.sequence_labels.is_empty())
             && let Some(pooled) = model.pooled(tape, &hidden, input)
         {
             let labels = backend.indices(&batch.sequence_labels);
             let losses = head.loss(tape, &pooled, &labels, 1.0 / pass.totals.sequences.max(1) as f32);
-            sums.insert("nsp", Sum::of(backend, &losses));
+            found.insert("nsp", Loss::Rows(losses));
         }
-        sums
+        found
     }
 }
 
@@ -310,7 +310,7 @@ impl Pretraining {
 }
 
 impl Losses for Pretraining {
-    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
+    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Found<B> {
         MaskedLmLosses.losses(model, tape, input, batch, pass)
     }
 }
@@ -363,8 +363,8 @@ impl Course for Pretraining {
             let batch = batch?;
             let input = Input::new(backend, &batch.input_ids, &batch.token_type_ids, batch.sequences.clone());
             let mut tape = Tape::inference(backend, weights, dtype);
-            for (name, sum) in self.losses(model, &mut tape, &input, &batch, Pass::default()) {
-                total.entry(name).or_default().add(&sum);
+            for (name, loss) in self.losses(model, &mut tape, &input, &batch, Pass::default()) {
+                total.entry(name).or_default().add(&loss.sum(backend));
             }
             tokens += batch.tokens();
             if tokens >= self.evaluation_tokens {

@@ -1,15 +1,16 @@
 //! The trainer: flat weights, gradients and moments, and one optimizer step over micro-batches. Of a model whose table has two parts
 //! the first alone is trained: gradients, moments and checkpoints hold no more.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 
 use cloze_model::params::Spec;
 use cloze_model::{Input, Model};
-use cloze_tensor::ops::optimizer::{Adam, Muon};
-use cloze_tensor::{Backend, Dtype, Param, Tape, Weights};
+use cloze_tensor::ops::optimizer::{Adam, Muon, Scale, Verdict};
+use cloze_tensor::{Backend, Dtype, Later, Param, Tape, Tensor, View, Weights};
 use cloze_text::Batch;
 
-use crate::course::{Course, Losses, Pass, Sums, Totals};
+use crate::course::{Course, Found, Loss, Losses, Pass, Sum, Sums, Totals};
 use crate::error::TrainError;
 use crate::optimizer::{OptimizerConfig, Plan, Rule};
 
@@ -24,6 +25,23 @@ pub struct StepResult {
     pub tokens: u64,
     /// Floating-point operations of the step's products, forward and backward.
     pub flops: f64,
+}
+
+/// A step whose work is on its way.
+struct Begun {
+    step: u64,
+    micro_batches: usize,
+    /// What the host knows of it.
+    result: StepResult,
+    /// What the device will tell; nothing on a backend that leaves judging to the host.
+    coming: Option<Coming>,
+}
+
+/// What a device tells of a step when it has come there.
+struct Coming {
+    /// Micro-batch, name, rows of (loss, hit).
+    losses: Vec<(usize, &'static str, Later<Vec<f32>>)>,
+    verdict: Later<Verdict>,
 }
 
 /// A model in training.
@@ -44,6 +62,10 @@ pub struct Trainer<'b, B: Backend> {
     steps: u64,
     /// Micro-batches run; the place of dropout's draws.
     micro_batches: u64,
+    /// The gate of the last step, where the device judges.
+    gate: Option<B::Buffer>,
+    /// Steps that were begun and not finished, the oldest first.
+    begun: VecDeque<Begun>,
 }
 
 impl<'b, B: Backend> Trainer<'b, B> {
@@ -71,6 +93,8 @@ impl<'b, B: Backend> Trainer<'b, B> {
             recompute,
             steps: 0,
             micro_batches: 0,
+            gate: None,
+            begun: VecDeque::new(),
             model,
         }
     }
@@ -92,48 +116,114 @@ impl<'b, B: Backend> Trainer<'b, B> {
 
     /// One optimizer step on `batches` at learning rate `lr`. On an error the weights are as before.
     pub fn step<C: Losses>(&mut self, course: &C, batches: &[Batch], lr: f64) -> Result<StepResult, TrainError> {
-        let own = self.own_len();
-        let totals = Totals::of(batches);
+        self.begin(course, batches, lr)?;
+        self.finish()
+    }
+
+    /// Begin a step; [`Trainer::finish`] tells what it gave. On a device that judges steps by itself nobody waits for it here: the next
+    /// step may be begun before this one is done. Should it turn out to be no number, no later one changes the weights.
+    pub fn begin<C: Losses>(&mut self, course: &C, batches: &[Batch], lr: f64) -> Result<(), TrainError> {
+        let (own, totals) = (self.own_len(), Totals::of(batches));
+        // Before the first update the gradients are looked at by the host (`guard`).
+        let ahead = self.steps > 0 && self.backend.judges();
         let mut result = StepResult { sums: Sums::new(), grad_norm: 0.0, tokens: 0, flops: 0.0 };
+        let mut waiting: Vec<(usize, &'static str, Tensor<B>)> = Vec::new();
         self.backend.clear(&mut self.gradients, 0..own);
         for (i, batch) in batches.iter().enumerate() {
-            let sums = self.gradients_of(course, batch, totals);
-            for (name, sum) in sums {
-                if !sum.loss.is_finite() {
-                    return Err(self.not_finite(i + 1, format!("the {name} loss")));
+            for (name, loss) in self.gradients_of(course, batch, totals) {
+                match loss {
+                    Loss::Rows(rows) if ahead => waiting.push((i + 1, name, rows)),
+                    known => {
+                        let sum = known.sum(self.backend);
+                        add(&mut result.sums, self.steps + 1, i + 1, name, sum)?;
+                    }
                 }
-                result.sums.entry(name).or_default().add(&sum);
             }
             result.tokens += batch.tokens() as u64;
             result.flops += self.flops(batch);
         }
-        let squares = self.backend.sum_of_squares(&self.gradients, 0..own);
+        let coming = if ahead {
+            Some(self.update_as_judged(lr, waiting))
+        } else {
+            result.grad_norm = self.judge(batches.len())?;
+            let clip = self.optimizer.clip;
+            let scale = if clip > 0.0 && result.grad_norm > clip { clip / result.grad_norm } else { 1.0 };
+            self.update(lr, None, scale as f32);
+            None
+        };
+        self.begun.push_back(Begun { step: self.steps, micro_batches: batches.len(), result, coming });
+        Ok(())
+    }
+
+    /// How many of the steps that were begun are still under way on the device.
+    pub fn under_way(&self) -> usize {
+        self.begun.iter().filter(|b| b.coming.is_some()).count()
+    }
+
+    /// What the oldest step that was begun gave. After an error the weights are those before it, and steps begun since have not been.
+    ///
+    /// # Panics
+    /// If none was begun.
+    pub fn finish(&mut self) -> Result<StepResult, TrainError> {
+        let Some(begun) = self.begun.pop_front() else { panic!("no step was begun") };
+        let step = begun.step;
+        self.told(begun).inspect_err(|_| {
+            (self.steps, self.gate) = (step - 1, None);
+            self.begun.clear();
+        })
+    }
+
+    /// What a step gave, when the device has told.
+    fn told(&self, begun: Begun) -> Result<StepResult, TrainError> {
+        let mut result = begun.result;
+        let Some(coming) = begun.coming else { return Ok(result) };
+        for (micro_batch, name, rows) in coming.losses {
+            add(&mut result.sums, begun.step, micro_batch, name, Sum::of_rows(&rows.get()))?;
+        }
+        let verdict = coming.verdict.get();
+        if !verdict.squares.is_finite() {
+            let culprit = verdict.culprit.and_then(|at| self.trained().find(|s| s.param.range().contains(&at)));
+            let name = culprit.map_or("a parameter", |s| &s.name);
+            return Err(not_finite(begun.step, begun.micro_batches, format!("the gradient of {name}")));
+        }
+        assert!(verdict.update, "step {}: the device made no update, and all is finite", begun.step);
+        result.grad_norm = verdict.squares.sqrt();
+        Ok(result)
+    }
+
+    /// The norm of the gradient, if it is a number and, before the first update, if no parameter is without one.
+    fn judge(&self, micro_batches: usize) -> Result<f64, TrainError> {
+        let squares = self.backend.sum_of_squares(&self.gradients, 0..self.own_len());
         if !squares.is_finite() {
             let culprit = self.trained().find(|s| !self.backend.sum_of_squares(&self.gradients, s.param.range()).is_finite());
             let name = culprit.map_or("a parameter", |s| &s.name);
-            return Err(self.not_finite(batches.len(), format!("the gradient of {name}")));
+            return Err(not_finite(self.steps + 1, micro_batches, format!("the gradient of {name}")));
         }
         if self.steps == 0 {
             self.guard()?;
         }
-        result.grad_norm = squares.sqrt();
-        self.update(lr, result.grad_norm);
-        Ok(result)
+        Ok(squares.sqrt())
+    }
+
+    /// The update as the device judges it: norm, clipping, and whether it is made at all.
+    fn update_as_judged(&mut self, lr: f64, losses: Vec<(usize, &'static str, Tensor<B>)>) -> Coming {
+        let rows: Vec<View<B>> = losses.iter().map(|(_, _, rows)| rows.view()).collect();
+        let judged = self.backend.judge(&self.gradients, 0..self.own_len(), &rows, self.optimizer.clip, self.gate.as_ref());
+        self.update(lr, Some(&judged.gate), 1.0);
+        self.gate = Some(judged.gate);
+        let losses = losses.into_iter().map(|(i, name, rows)| (i, name, rows.to_host_later(self.backend))).collect();
+        Coming { losses, verdict: judged.verdict }
     }
 
     /// Forward and backward of one micro-batch; parameter gradients are added up.
-    fn gradients_of<C: Losses>(&mut self, course: &C, batch: &Batch, totals: Totals) -> Sums {
+    fn gradients_of<C: Losses>(&mut self, course: &C, batch: &Batch, totals: Totals) -> Found<B> {
         let input = Input::new(self.backend, &batch.input_ids, &batch.token_type_ids, batch.sequences.clone());
         let draws = Some((self.seed, self.micro_batches));
         self.micro_batches += 1;
         let mut tape = Tape::training(self.backend, &self.weights, self.dtype, &mut self.gradients, draws);
-        let sums = course.losses(&self.model, &mut tape, &input, batch, Pass { totals, recompute: self.recompute });
+        let found = course.losses(&self.model, &mut tape, &input, batch, Pass { totals, recompute: self.recompute });
         tape.backward();
-        sums
-    }
-
-    fn not_finite(&self, micro_batch: usize, what: String) -> TrainError {
-        TrainError::NotFinite { step: self.steps + 1, micro_batch, what }
+        found
     }
 
     /// Elements that are trained.
@@ -157,18 +247,13 @@ impl<'b, B: Backend> Trainer<'b, B> {
         if parameters.is_empty() { Ok(()) } else { Err(TrainError::NoGradient { parameters }) }
     }
 
-    fn update(&mut self, lr: f64, grad_norm: f64) {
+    /// The update, with a factor that the host knows or behind a gate that holds it.
+    fn update(&mut self, lr: f64, gate: Option<&B::Buffer>, scale: f32) {
         self.steps += 1;
         let c = &self.optimizer;
-        let clip = if c.clip > 0.0 && grad_norm > c.clip { c.clip / grad_norm } else { 1.0 };
-        let adam = Adam {
-            lr: lr as f32,
-            beta1: c.beta1 as f32,
-            beta2: c.beta2 as f32,
-            eps: c.eps as f32,
-            step: self.steps,
-            gradient_scale: clip as f32,
-        };
+        let gradient_scale = gate.map_or(Scale::Known(scale), Scale::Judged);
+        let adam =
+            Adam { lr: lr as f32, beta1: c.beta1 as f32, beta2: c.beta2 as f32, eps: c.eps as f32, step: self.steps, gradient_scale };
         let (backend, groups) = (self.backend, &self.plan.groups);
         let (weights, first, second) = (self.weights.flat_mut(), &mut self.first, &mut self.second);
         match c.rule {
@@ -180,7 +265,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
                 lr: (lr * c.muon_lr_scale * matrices.lr_scale) as f32,
                 momentum: c.momentum as f32,
                 weight_decay: c.weight_decay as f32,
-                gradient_scale: clip as f32,
+                gradient_scale,
                 products: self.dtype,
             };
             backend.muon(&muon, &matrices.params, weights, &self.gradients, first);
@@ -188,7 +273,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
         if let Some(average) = &mut self.average {
             // Early on a long average would hold the initial weights: it starts short and grows (t / (t + 10)).
             let decay = c.ema.min(self.steps as f64 / (self.steps as f64 + 10.0));
-            backend.moving_average(decay as f32, self.weights.flat(), average);
+            backend.moving_average(decay as f32, self.weights.flat(), average, gate);
         }
     }
 
@@ -276,6 +361,19 @@ impl<'b, B: Backend> Trainer<'b, B> {
         self.steps = steps;
         self.micro_batches = micro_batches;
     }
+}
+
+/// Take a loss in, if it is a number.
+fn add(sums: &mut Sums, step: u64, micro_batch: usize, name: &'static str, sum: Sum) -> Result<(), TrainError> {
+    if !sum.loss.is_finite() {
+        return Err(not_finite(step, micro_batch, format!("the {name} loss")));
+    }
+    sums.entry(name).or_default().add(&sum);
+    Ok(())
+}
+
+fn not_finite(step: u64, micro_batch: usize, what: String) -> TrainError {
+    TrainError::NotFinite { step, micro_batch, what }
 }
 
 /// Elements that a checkpoint reads or writes at once.

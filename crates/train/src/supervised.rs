@@ -15,7 +15,7 @@ use cloze_tensor::{Backend, Dtype, Tape, Tensor, Weights};
 use cloze_text::Batch;
 use serde_json::Value;
 
-use crate::course::{Course, Cursor, Losses, Pass, Sum, Sums};
+use crate::course::{Course, Cursor, Found, Loss, Losses, Pass, Sum};
 use crate::error::TrainError;
 use crate::label_errors::History;
 use crate::teacher::Teacher;
@@ -87,7 +87,7 @@ impl Supervised<'_> {
 }
 
 impl Losses for Supervised<'_> {
-    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
+    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Found<B> {
         let backend = tape.backend();
         let hidden = model.hidden(tape, input, pass.recompute);
         // the sequences of an example stand together
@@ -101,9 +101,9 @@ impl Losses for Supervised<'_> {
         }
         let of = |at: usize| self.examples[at].sequences.iter().map(|s| &s.want);
         let wants: Vec<(&Want, Range<usize>)> = groups.iter().flat_map(|(e, r)| of(*e).zip(places[r.clone()].iter().cloned())).collect();
-        let mut sums = Sums::new();
-        let Some(kind) = wants.first().map(|(want, _)| Kind::of(want)) else { return sums };
-        let Some(rows) = rows(tape, model, self.context.settings.pooling, &hidden, input, kind, &wants) else { return sums };
+        let mut losses = Found::new();
+        let Some(kind) = wants.first().map(|(want, _)| Kind::of(want)) else { return losses };
+        let Some(rows) = rows(tape, model, self.context.settings.pooling, &hidden, input, kind, &wants) else { return losses };
         let mut at = 0;
         let mut next = wants.iter();
         let mut examples: Vec<LossRows> = Vec::new();
@@ -133,8 +133,9 @@ impl Losses for Supervised<'_> {
             let gradient = Tensor::from_host(backend, rows.dtype(), rows.rows(), rows.cols(), &found.gradient);
             tape.seed(&rows, gradient);
         }
-        sums.insert(self.task.name(), Sum { loss: found.loss, hits: found.hits, rows: found.targets, weight: found.units });
-        sums
+        let sum = Sum { loss: found.loss, hits: found.hits, rows: found.targets, weight: found.units };
+        losses.insert(self.task.name(), Loss::Sum(sum));
+        losses
     }
 }
 

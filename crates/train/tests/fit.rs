@@ -10,7 +10,7 @@ use cloze_tensor::{Backend, Dtype, Tape, Weights};
 use cloze_text::Batch;
 use cloze_train::TrainError;
 use cloze_train::checkpoint::latest_complete;
-use cloze_train::course::{Course, Cursor, Losses, Pass, Sums};
+use cloze_train::course::{Course, Cursor, Found, Losses, Pass};
 use cloze_train::files::FileError;
 use cloze_train::fit::{Outcome, Plan, fit};
 use cloze_train::observer::{Control, Event, Observer, Observers};
@@ -26,7 +26,7 @@ struct Told {
 }
 
 impl Losses for Told {
-    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
+    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Found<B> {
         MaskedLmLosses.losses(model, tape, input, batch, pass)
     }
 }

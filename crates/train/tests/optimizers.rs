@@ -4,7 +4,7 @@ use std::path::Path;
 
 use cloze_cpu::{Cpu, CpuOptions, Level};
 use cloze_model::files::safetensors::TensorFiles;
-use cloze_tensor::ops::optimizer::{Adam, Group, Muon};
+use cloze_tensor::ops::optimizer::{Adam, Group, Muon, Scale};
 use cloze_tensor::plain::Plain;
 use cloze_tensor::{Backend, Dtype, Param};
 use cloze_train::schedule::Schedule;
@@ -85,7 +85,7 @@ fn check<B: Backend>(who: &str, backend: &B) {
                 backend.write(&mut gradients, param.offset, &fixture.read(&format!("grad.{step}.{name}")));
             }
             let norm = backend.sum_of_squares(&gradients, 0..len).sqrt();
-            let mut gradient_scale = 1.0;
+            let mut gradient_scale = Scale::Known(1.0);
             if let Some(clip) = case.clip {
                 let expected = f64::from(fixture.read(&format!("{}.grad_norm", case.name))[step]);
                 assert!(
@@ -94,7 +94,7 @@ fn check<B: Backend>(who: &str, backend: &B) {
                     case.name
                 );
                 assert!(norm > clip || step > 0, "the first step is clipped");
-                gradient_scale = (clip / norm).min(1.0) as f32;
+                gradient_scale = Scale::Known((clip / norm).min(1.0) as f32);
             }
             let adam = Adam { lr, beta1: 0.9, beta2: case.beta2, eps: case.eps, step: step as u64 + 1, gradient_scale };
             match case.rule {

@@ -11,7 +11,7 @@ use cloze_tensor::{Backend, Dtype, Tape, Tensor};
 use cloze_text::tokenizer::WordPieceOptions;
 use cloze_text::{Batch, PrepareOptions, Tokenizer, prepare};
 use cloze_train::TrainError;
-use cloze_train::course::{Course, Cursor, Losses, Pass, Sums};
+use cloze_train::course::{Course, Cursor, Found, Losses, Pass};
 use cloze_train::files::FileError;
 use cloze_train::log::read_log;
 use cloze_train::observer::{Control, Event, Observer, Observers, Reason};
@@ -314,7 +314,7 @@ fn trainer<'b>(cpu: &'b Cpu, recipe: &PretrainRun) -> (Trainer<'b, Cpu>, Pretrai
 struct Overflowing;
 
 impl Losses for Overflowing {
-    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
+    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Found<B> {
         let hidden = model.hidden(tape, input, false);
         let gradient = vec![f32::INFINITY; hidden.rows() * hidden.cols()];
         let gradient = Tensor::from_host(tape.backend(), Dtype::F32, hidden.rows(), hidden.cols(), &gradient);
@@ -347,7 +347,7 @@ fn a_gradient_that_is_no_number_leaves_the_weights() {
 struct WithoutSentences;
 
 impl Losses for WithoutSentences {
-    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Sums {
+    fn losses<'a, B: Backend>(&self, model: &Model, tape: &mut Tape<'a, B>, input: &Input<B>, batch: &Batch, pass: Pass) -> Found<B> {
         let batch = Batch { sequence_labels: vec![], ..batch.clone() };
         MaskedLmLosses.losses(model, tape, input, &batch, pass)
     }

@@ -9,7 +9,7 @@ use cloze_tensor::ops::cross_entropy::{CrossEntropy, CrossEntropyGradients};
 use cloze_tensor::ops::embedding::Embedding;
 use cloze_tensor::ops::linear::Linear;
 use cloze_tensor::ops::norm::{Norm, NormKind};
-use cloze_tensor::ops::optimizer::{Adam, Group};
+use cloze_tensor::ops::optimizer::{Adam, Group, Scale};
 use cloze_tensor::random::{Key, Stream};
 use cloze_tensor::{Backend, Dropout, Dtype, Packed, Param, Sequences, Target, Tensor, Weights, Write};
 use cloze_train::TrainError;
@@ -204,7 +204,7 @@ impl Bench<'_> {
         });
         add("vocabulary, cross-entropy, both halves", seconds, 6 * rows * h * v, 0);
 
-        let adam = Adam { lr: 1e-4, beta1: 0.9, beta2: 0.98, eps: 1e-6, step: 10, gradient_scale: 1.0 };
+        let adam = Adam { lr: 1e-4, beta1: 0.9, beta2: 0.98, eps: 1e-6, step: 10, gradient_scale: Scale::Known(1.0) };
         let groups = [Group { range: 0..len, weight_decay: 0.01, lr_scale: 1.0 }];
         let seconds = self.seconds(backend, &probe, || {
             backend.adamw(&adam, &groups, &mut master, &gradients, &mut first, &mut second);

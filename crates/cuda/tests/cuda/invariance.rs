@@ -8,7 +8,7 @@ use cloze_tensor::ops::cross_entropy::CrossEntropy;
 use cloze_tensor::ops::embedding::Embedding;
 use cloze_tensor::ops::linear::Linear;
 use cloze_tensor::ops::norm::{Norm, NormKind};
-use cloze_tensor::ops::optimizer::{Adam, Group, Muon, OptimizerOp};
+use cloze_tensor::ops::optimizer::{Adam, Group, Muon, OptimizerOp, Scale};
 use cloze_tensor::ops::pool::Pool;
 use cloze_tensor::random::{Key, Stream};
 use cloze_tensor::{Dtype, Packed, Param, Sequences, Storage, Tape, Tensor, Weights};
@@ -97,12 +97,12 @@ fn step(cuda: &Cuda, dtype: Dtype) -> Vec<(&'static str, Vec<f32>)> {
 
     let (mut first, mut second) = (cuda.zeros(Dtype::F32, len), cuda.zeros(Dtype::F32, len));
     let groups: Vec<Group> = params.iter().map(|p| Group { range: p.range(), weight_decay: 0.1, lr_scale: 1.0 }).collect();
-    let adam = Adam { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-3, step: 1, gradient_scale: 0.7 };
+    let adam = Adam { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-3, step: 1, gradient_scale: Scale::Known(0.7) };
     cuda.adamw(&adam, &groups, weights.flat_mut(), &gradients, &mut first, &mut second);
     cuda.lamb(&Adam { step: 2, ..adam }, &groups, weights.flat_mut(), &gradients, &mut first, &mut second);
-    let muon = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.1, gradient_scale: 1.0, products: dtype };
+    let muon = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.1, gradient_scale: Scale::Known(1.0), products: dtype };
     cuda.muon(&muon, &params[7..9], weights.flat_mut(), &gradients, &mut first);
-    cuda.moving_average(0.9, &gradients, weights.flat_mut());
+    cuda.moving_average(0.9, &gradients, weights.flat_mut(), None);
     for (name, buffer) in [("weights", weights.flat()), ("first moment", &first), ("second moment", &second)] {
         results.push((name, cuda.read(buffer, 0..len)));
     }
@@ -165,6 +165,7 @@ fn the_emulation_sees_faults() {
         let mut beyond = y.view_mut();
         beyond.rows = 3;
         cuda.gather(x.view(), &cuda.indices(&[0, 1, 2]), beyond);
+        cuda.synchronize();
     }));
     assert!(result.is_err(), "a write beyond a buffer was not seen");
     let fresh = Tensor::new(&cuda, Dtype::F32, 1, 4).to_host(&cuda);

@@ -4,9 +4,11 @@
 //! `cargo test -p cloze-cuda --test cuda on_the_emulated_device::` or `on_a_gpu::` runs one of them.
 #![allow(unsafe_code)] // the emulated device works on addresses, as a real one does
 
+mod ahead;
 mod attention;
 mod conformance;
 mod emulated;
+mod graphs;
 mod invariance;
 mod kernels;
 mod models;
@@ -60,6 +62,7 @@ checks!(
     conformance::recomputed_activations_give_the_same_gradients,
     conformance::dropout_is_the_function_of_the_host,
     conformance::muon_takes_bf16_products,
+    conformance::a_step_is_judged_as_the_host_would,
     attention::agrees_with_the_plain_loops,
     attention::large_scores_do_not_overflow,
     attention::a_sequence_alone_has_the_bits_of_a_batch,
@@ -68,5 +71,8 @@ checks!(
     training::the_first_losses_are_those_of_the_cpu,
     training::a_second_run_has_the_same_bits,
     training::a_run_goes_on_where_it_was_and_on_another_device,
+    ahead::values_arrive_however_many_are_on_their_way,
+    ahead::steps_ahead_have_the_bits_of_steps_in_turn,
+    ahead::after_a_step_that_is_no_number_nothing_changes,
     training::a_rehearsal_takes_the_memory_of_the_step,
 );

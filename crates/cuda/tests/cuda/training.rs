@@ -20,10 +20,10 @@ use cloze_train::record::record;
 use cloze_train::run::parse;
 use cloze_train::step::Trainer;
 
-const VOCABULARY: u32 = 60;
+pub(crate) const VOCABULARY: u32 = 60;
 
 /// A batch of packed sequences; each step has its own.
-fn batch(step: u64) -> Batch {
+pub(crate) fn batch(step: u64) -> Batch {
     let lengths = [9, 17, 1, 12];
     let tokens: usize = lengths.iter().sum();
     let key = Key::new(1, Stream::Sampling, step, 0);
@@ -39,7 +39,7 @@ fn batch(step: u64) -> Batch {
     }
 }
 
-fn trainer<B: Backend>(backend: &B, rule: Rule, dtype: Dtype) -> Trainer<'_, B> {
+pub(crate) fn trainer<B: Backend>(backend: &B, rule: Rule, dtype: Dtype) -> Trainer<'_, B> {
     let mut blueprint = Blueprint::bert(VOCABULARY as usize, 2, 32, 2, 64);
     (blueprint.hidden_dropout, blueprint.attention_dropout) = (0.1, 0.1);
     let model = Model::new("bert", blueprint, Heads::pretraining(false));
@@ -62,7 +62,7 @@ fn losses<B: Backend>(backend: &B, rule: Rule, dtype: Dtype) -> (Vec<[f64; 2]>, 
     (losses, trainer.values())
 }
 
-fn cpu() -> Cpu {
+pub(crate) fn cpu() -> Cpu {
     Cpu::new(CpuOptions { threads: Some(1), level: None })
 }
 

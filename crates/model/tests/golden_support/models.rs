@@ -5,7 +5,7 @@ use cloze_model::files::safetensors::TensorFiles;
 use cloze_model::params::{Role, Spec};
 use cloze_model::registry::family;
 use cloze_model::{Input, Loaded, load};
-use cloze_tensor::ops::optimizer::{Adam, Group};
+use cloze_tensor::ops::optimizer::{Adam, Group, Scale};
 use cloze_tensor::{Backend, Dtype, Sequences, Tape, Weights};
 
 use super::golden_support::{close, fixture};
@@ -131,7 +131,7 @@ fn ten_steps<B: Backend>(g: &Golden, backend: &B, bound: f32) {
     for step in 1..=10 {
         let mut gradients = backend.zeros(Dtype::F32, len);
         losses.push(pretraining_loss(g, backend, &weights, &mut gradients, false));
-        let op = Adam { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, step, gradient_scale: 1.0 };
+        let op = Adam { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, step, gradient_scale: Scale::Known(1.0) };
         backend.adamw(&op, &groups, weights.flat_mut(), &gradients, &mut first, &mut second);
     }
     close("ten losses", &losses, &g.f32("losses"), bound);

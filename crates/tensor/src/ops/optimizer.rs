@@ -1,6 +1,7 @@
 //! Optimizer steps over the flat buffers.
 //!
-//! Every gradient is first multiplied by `gradient_scale` (clipping and averaging in one factor).
+//! Every gradient is first multiplied by `gradient_scale` (clipping and averaging in one factor). The host knows that factor, or the device
+//! finds it out itself ([`OptimizerOp::judge`]) and the host is told later.
 //! AdamW (Loshchilov and Hutter 2019, algorithm 2), LAMB (You et al. 2020, algorithm 2),
 //! Muon (Jordan et al. 2024: momentum orthogonalised by five Newton–Schulz steps).
 
@@ -8,12 +9,59 @@ use std::ops::Range;
 
 use crate::backend::Storage;
 use crate::dtype::Dtype;
+use crate::later::Later;
 use crate::plain::Plain;
-use crate::tensor::Param;
+use crate::tensor::{Param, View};
+
+/// What multiplies the gradients of a step.
+pub enum Scale<'a, B: Storage> {
+    /// A number that the host knows.
+    Known(f32),
+    /// What the device has found out: a gate of [`OptimizerOp::judge`]. A gate that is shut lets the update change nothing.
+    Judged(&'a B::Buffer),
+}
+
+impl<B: Storage> Clone for Scale<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B: Storage> Copy for Scale<'_, B> {}
+
+impl<B: Storage> Scale<'_, B> {
+    /// The number, on a backend that makes no gates.
+    ///
+    /// # Panics
+    /// If there is a gate.
+    pub fn known(&self) -> f32 {
+        match self {
+            Scale::Known(scale) => *scale,
+            Scale::Judged(_) => panic!("optimizer: a gate on a backend that has none"),
+        }
+    }
+}
+
+/// What was found out about a step before its update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Verdict {
+    /// Σ g² in f64; NaN or infinite when an element of the gradient is.
+    pub squares: f64,
+    /// The first such element, counted from the start of the range.
+    pub culprit: Option<usize>,
+    /// Whether the gate is open.
+    pub update: bool,
+}
+
+/// A step that was judged on the device.
+pub struct Judged<B: Storage> {
+    /// What the updates of the step read.
+    pub gate: B::Buffer,
+    /// What the host wants to know of it.
+    pub verdict: Later<Verdict>,
+}
 
 /// What the step needs besides the buffers.
-#[derive(Clone, Copy, Debug)]
-pub struct Adam {
+pub struct Adam<'a, B: Storage> {
     /// The learning rate of this step.
     pub lr: f32,
     /// Decay of the first moment.
@@ -25,8 +73,15 @@ pub struct Adam {
     /// The number of this step, from 1: bias correction divides the moments by 1 − βᵗ.
     pub step: u64,
     /// Multiplies the gradients.
-    pub gradient_scale: f32,
+    pub gradient_scale: Scale<'a, B>,
 }
+
+impl<B: Storage> Clone for Adam<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B: Storage> Copy for Adam<'_, B> {}
 
 /// Part of the flat buffers with its own weight decay (AdamW), or one tensor with its own trust ratio (LAMB).
 #[derive(Clone, Debug)]
@@ -40,8 +95,7 @@ pub struct Group {
 }
 
 /// What a Muon step needs besides the buffers.
-#[derive(Clone, Copy, Debug)]
-pub struct Muon {
+pub struct Muon<'a, B: Storage> {
     /// The learning rate of this step.
     pub lr: f32,
     /// Momentum μ (Nesterov).
@@ -49,7 +103,7 @@ pub struct Muon {
     /// Decoupled weight decay λ.
     pub weight_decay: f32,
     /// Multiplies the gradients.
-    pub gradient_scale: f32,
+    pub gradient_scale: Scale<'a, B>,
     /// Element kind of the operands of the Newton–Schulz products; its authors take bf16.
     pub products: Dtype,
 }
@@ -68,7 +122,7 @@ pub trait OptimizerOp: Storage {
     /// m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; w ← w − lr·(m̂ / (√v̂ + ε) + λw).
     fn adamw(
         &self,
-        op: &Adam,
+        op: &Adam<Self>,
         groups: &[Group],
         weights: &mut Self::Buffer,
         gradients: &Self::Buffer,
@@ -79,7 +133,7 @@ pub trait OptimizerOp: Storage {
     /// r = m̂ / (√v̂ + ε) + λw; w ← w − lr · (‖w‖ / ‖r‖) · r, each group one tensor (ratio 1 where a norm is 0).
     fn lamb(
         &self,
-        op: &Adam,
+        op: &Adam<Self>,
         groups: &[Group],
         weights: &mut Self::Buffer,
         gradients: &Self::Buffer,
@@ -88,17 +142,40 @@ pub trait OptimizerOp: Storage {
     );
 
     /// b ← μb + (1−μ)g; u = (1−μ)g + μb; w ← w(1 − lr·λ) − lr · 0.2·√max(rows, cols) · NewtonSchulz₅(u / ‖u‖).
-    fn muon(&self, op: &Muon, matrices: &[Param], weights: &mut Self::Buffer, gradients: &Self::Buffer, momentum: &mut Self::Buffer);
+    fn muon(&self, op: &Muon<Self>, matrices: &[Param], weights: &mut Self::Buffer, gradients: &Self::Buffer, momentum: &mut Self::Buffer);
 
-    /// average ← decay · average + (1 − decay) · weights.
-    fn moving_average(&self, decay: f32, weights: &Self::Buffer, average: &mut Self::Buffer);
+    /// average ← decay · average + (1 − decay) · weights; nothing where `gate` is shut.
+    fn moving_average(&self, decay: f32, weights: &Self::Buffer, average: &mut Self::Buffer, gate: Option<&Self::Buffer>);
 
     /// Σ x² over the range, in f64 and a fixed order; NaN or infinite when an element is.
     fn sum_of_squares(&self, buffer: &Self::Buffer, range: Range<usize>) -> f64;
+
+    /// Whether this backend judges a step by itself. Else the host asks for [`OptimizerOp::sum_of_squares`], and waits for it.
+    fn judges(&self) -> bool {
+        false
+    }
+
+    /// Decide a step where its gradient is, without the host: the gate is open when all `losses` and the gradients in `range` are finite and the
+    /// gate of the step before (`after`) is open; the factor is min(1, clip / √Σg²), or 1 where `clip` is 0. So after a step that is no number
+    /// nothing changes any more, however many steps are under way when the host hears of it.
+    ///
+    /// # Panics
+    /// On a backend that does not judge.
+    fn judge(
+        &self,
+        gradients: &Self::Buffer,
+        range: Range<usize>,
+        losses: &[View<Self>],
+        clip: f64,
+        after: Option<&Self::Buffer>,
+    ) -> Judged<Self> {
+        let _ = (gradients, range, losses, clip, after);
+        panic!("optimizer: this backend leaves the judgement of a step to the host")
+    }
 }
 
 /// One Adam direction m̂ / (√v̂ + ε), after both moments took the gradient in.
-fn adam_direction(op: &Adam, g: f64, m: &mut f64, v: &mut f64) -> f64 {
+fn adam_direction(op: &Adam<Plain>, g: f64, m: &mut f64, v: &mut f64) -> f64 {
     let (b1, b2) = (f64::from(op.beta1), f64::from(op.beta2));
     *m = b1 * *m + (1.0 - b1) * g;
     *v = b2 * *v + (1.0 - b2) * g * g;
@@ -109,7 +186,7 @@ fn adam_direction(op: &Adam, g: f64, m: &mut f64, v: &mut f64) -> f64 {
 impl OptimizerOp for Plain {
     fn adamw(
         &self,
-        op: &Adam,
+        op: &Adam<Self>,
         groups: &[Group],
         weights: &mut Vec<f64>,
         gradients: &Vec<f64>,
@@ -118,7 +195,7 @@ impl OptimizerOp for Plain {
     ) {
         for group in groups {
             for i in group.range.clone() {
-                let g = gradients[i] * f64::from(op.gradient_scale);
+                let g = gradients[i] * f64::from(op.gradient_scale.known());
                 let direction = adam_direction(op, g, &mut first[i], &mut second[i]);
                 let lr = f64::from(op.lr) * f64::from(group.lr_scale);
                 weights[i] -= lr * (direction + f64::from(group.weight_decay) * weights[i]);
@@ -126,13 +203,21 @@ impl OptimizerOp for Plain {
         }
     }
 
-    fn lamb(&self, op: &Adam, groups: &[Group], weights: &mut Vec<f64>, gradients: &Vec<f64>, first: &mut Vec<f64>, second: &mut Vec<f64>) {
+    fn lamb(
+        &self,
+        op: &Adam<Self>,
+        groups: &[Group],
+        weights: &mut Vec<f64>,
+        gradients: &Vec<f64>,
+        first: &mut Vec<f64>,
+        second: &mut Vec<f64>,
+    ) {
         for group in groups {
             let update: Vec<f64> = group
                 .range
                 .clone()
                 .map(|i| {
-                    let g = gradients[i] * f64::from(op.gradient_scale);
+                    let g = gradients[i] * f64::from(op.gradient_scale.known());
                     adam_direction(op, g, &mut first[i], &mut second[i]) + f64::from(group.weight_decay) * weights[i]
                 })
                 .collect();
@@ -145,13 +230,13 @@ impl OptimizerOp for Plain {
         }
     }
 
-    fn muon(&self, op: &Muon, matrices: &[Param], weights: &mut Vec<f64>, gradients: &Vec<f64>, momentum: &mut Vec<f64>) {
+    fn muon(&self, op: &Muon<Self>, matrices: &[Param], weights: &mut Vec<f64>, gradients: &Vec<f64>, momentum: &mut Vec<f64>) {
         let mu = f64::from(op.momentum);
         for p in matrices {
             let mut u: Vec<f64> = p
                 .range()
                 .map(|i| {
-                    let g = gradients[i] * f64::from(op.gradient_scale);
+                    let g = gradients[i] * f64::from(op.gradient_scale.known());
                     momentum[i] = mu * momentum[i] + (1.0 - mu) * g;
                     (1.0 - mu) * g + mu * momentum[i]
                 })
@@ -166,7 +251,7 @@ impl OptimizerOp for Plain {
         }
     }
 
-    fn moving_average(&self, decay: f32, weights: &Vec<f64>, average: &mut Vec<f64>) {
+    fn moving_average(&self, decay: f32, weights: &Vec<f64>, average: &mut Vec<f64>, _: Option<&Vec<f64>>) {
         for (a, w) in average.iter_mut().zip(weights) {
             *a = f64::from(decay) * *a + (1.0 - f64::from(decay)) * w;
         }
