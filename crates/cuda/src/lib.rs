@@ -8,7 +8,7 @@
 //! which computes nothing and counts memory; and, in the tests of this crate, one that runs the very same kernel text on the host.
 //!
 //! All work goes to one stream, so memory can be handed on as soon as the last launch that uses it is asked for. Stretches of work that
-//! come again and again are replayed as graphs ([`queue`]).
+//! come again and again are replayed as graphs (`queue.rs`).
 //!
 //! `unsafe` is allowed in this crate because addresses on a device are plain numbers; every block says why it is sound.
 #![allow(unsafe_code)]

@@ -114,13 +114,14 @@ impl PipelineEngine {
         };
         let settings = &pipeline.context().settings;
         let prefixes = [("query", &settings.query_prefix), ("passage", &settings.passage_prefix), ("document", &settings.passage_prefix)];
-        let prompts = prefixes.into_iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name.to_owned(), text.clone()));
+        let mut prompts = settings.prompts.clone();
+        prompts.extend(prefixes.into_iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name.to_owned(), text.clone())));
         let card = Card {
             family: model.family.to_owned(),
             dtype,
             classifies: model.classifier().is_some(),
             embedding_size: model.blueprint.hidden_size,
-            prompts: prompts.collect(),
+            prompts,
             hidden_size: model.blueprint.hidden_size,
             layers: model.blueprint.num_hidden_layers,
             heads: model.blueprint.num_attention_heads,

@@ -39,6 +39,9 @@ pub struct Settings {
     /// Put before texts that are searched.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub passage_prefix: String,
+    /// What its folder has to put before texts, by name: for whoever asks for one of them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub prompts: BTreeMap<String, String>,
     /// Question answering: whether it was trained on questions without an answer.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub no_answer: bool,
@@ -61,6 +64,7 @@ impl Default for Settings {
             default_prefix: String::new(),
             query_prefix: String::new(),
             passage_prefix: String::new(),
+            prompts: BTreeMap::new(),
             no_answer: false,
             max_length: None,
             score_scale: None,
@@ -119,6 +123,7 @@ impl Settings {
         self.query_prefix = named(&["query"]);
         self.passage_prefix = named(&["document", "passage", "corpus"]);
         self.default_prefix = default;
+        self.prompts = found.model.prompts;
         self.dense = found.model.dense;
         Ok(())
     }
@@ -133,11 +138,9 @@ impl Settings {
         };
         // Where there is a default prompt, a use without one says so.
         let written = |text: &String| !text.is_empty() || !self.default_prefix.is_empty();
-        let mut prompts: BTreeMap<String, String> = [("query", &self.query_prefix), ("document", &self.passage_prefix)]
-            .into_iter()
-            .filter(|(_, text)| written(text))
-            .map(|(name, text)| (name.to_owned(), text.clone()))
-            .collect();
+        let mut prompts = self.prompts.clone();
+        let own = [("query", &self.query_prefix), ("document", &self.passage_prefix)].into_iter().filter(|(_, text)| written(text));
+        prompts.extend(own.map(|(name, text)| (name.to_owned(), text.clone())));
         let default_prompt = (!self.default_prefix.is_empty()).then(|| {
             let among = prompts.iter().find(|(_, text)| **text == self.default_prefix).map(|(name, _)| name.clone());
             among.unwrap_or_else(|| {

@@ -279,6 +279,7 @@ impl FinetuneRun {
         settings.max_length = Some(self.max_length);
         settings.dimensions.clone_from(&self.dimensions);
         settings.default_prefix.clear(); // what stands before texts is what the recipe says
+        settings.prompts.clear();
         settings.query_prefix.clone_from(&self.query_prefix);
         settings.passage_prefix.clone_from(&self.passage_prefix);
         if let Some(name) = &self.pooling {

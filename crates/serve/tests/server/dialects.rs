@@ -114,6 +114,26 @@ fn both_doors_compare_alike() {
     assert!(!near(&asked, &expected), "a prompt that is named stands before all texts instead");
 }
 
+/// Models have prompts for other uses, too, and empty ones that say that nothing stands before a text.
+#[test]
+fn prompts_of_any_name_are_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let models = folders(folder.path(), &[("near", Default::default())]);
+    let prompts = [("clustering", "sea ran "), ("query", "")].map(|(name, text)| (name.to_owned(), text.to_owned()));
+    let settings = cloze::task::Settings { task: Some("sentence-embedding".into()), prompts: prompts.into(), ..Default::default() };
+    settings.write(&models[0].1, HIDDEN).unwrap();
+    // What stands in sentence-transformers' own file is enough.
+    std::fs::remove_file(models[0].1.join(cloze::task::context::SETTINGS_FILE)).unwrap();
+    let world = World::serving(brisk(), folder, cloze_serve::Models::load(models, Box::new(load)).unwrap());
+    let embed = |body: Value| floats(&world.post("/embed", &body).good()[0]);
+    let plain = embed(json!({"inputs": "the cat"}));
+    assert_eq!(embed(json!({"inputs": "the cat", "prompt_name": "query"})), plain);
+    assert_eq!(embed(json!({"inputs": "the cat", "prompt_name": "clustering"})), embed(json!({"inputs": "sea ran the cat"})));
+    assert_ne!(embed(json!({"inputs": "the cat", "prompt_name": "clustering"})), plain);
+    let why = world.post("/embed", &json!({"inputs": "the cat", "prompt_name": "sorting"})).refused(422, "Validation");
+    assert!(why.contains("sorting") && why.contains("clustering"), "{why}");
+}
+
 #[test]
 fn predictions_and_ranks() {
     let world = World::usual(brisk());
