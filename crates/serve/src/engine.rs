@@ -115,7 +115,9 @@ impl PipelineEngine {
         let settings = &pipeline.context().settings;
         let prefixes = [("query", &settings.query_prefix), ("passage", &settings.passage_prefix), ("document", &settings.passage_prefix)];
         let mut prompts = settings.prompts.clone();
-        prompts.extend(prefixes.into_iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name.to_owned(), text.clone())));
+        // An empty one that is none of the folder's says that the default one does not stand there.
+        let said = |text: &String| !text.is_empty() || !settings.default_prefix.is_empty();
+        prompts.extend(prefixes.into_iter().filter(|(_, text)| said(text)).map(|(name, text)| (name.to_owned(), text.clone())));
         let card = Card {
             family: model.family.to_owned(),
             dtype,

@@ -39,7 +39,7 @@ pub struct Settings {
     /// Put before texts that are searched.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub passage_prefix: String,
-    /// What its folder has to put before texts, by name: for whoever asks for one of them.
+    /// What else its folder has to put before texts, by name: for whoever asks for one of them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub prompts: BTreeMap<String, String>,
     /// Question answering: whether it was trained on questions without an answer.
@@ -123,8 +123,9 @@ impl Settings {
         self.query_prefix = named(&["query"]);
         self.passage_prefix = named(&["document", "passage", "corpus"]);
         self.default_prefix = default;
-        self.prompts = found.model.prompts;
         self.dense = found.model.dense;
+        let written = self.sentences().map(|model| model.prompts).unwrap_or_default();
+        self.prompts = found.model.prompts.into_iter().filter(|(name, text)| written.get(name) != Some(text)).collect();
         Ok(())
     }
 
