@@ -118,12 +118,11 @@ fn seeds(words: &[Word]) -> Vec<Piece> {
         }
     }
     found.extend(singles.iter().map(|(&c, &count)| (vec![c as u32], count)));
-    // A substring's number; those of one length are numbered from 0. The next length is a pair: its beginning's number and its last character.
-    let mut numbers: Fast<u64, u32> = singles.keys().map(|&c| (c, c as u32)).collect();
+    // For each place of a word the number of the substring that starts there, those of one length numbered from 0 (single characters by their
+    // code); MAX where it is rare. A substring of the next length is a pair: the number of its beginning, and its last character.
     let mut places: Vec<Vec<u32>> = words.iter().map(|word| word.characters.clone()).collect();
     for length in 2..=LONGEST {
         let mut counts: Fast<u64, (f64, u32, u32)> = Fast::default();
-        let mut any = false;
         for (i, (word, places)) in words.iter().zip(&places).enumerate() {
             for at in 0..(word.characters.len() + 1).saturating_sub(length) {
                 let (before, after) = (places[at], places[at + 1]);
@@ -132,16 +131,15 @@ fn seeds(words: &[Word]) -> Vec<Piece> {
                         .entry(u64::from(before) << 32 | u64::from(word.characters[at + length - 1]))
                         .or_insert((0.0, i as u32, at as u32));
                     entry.0 += word.count;
-                    any = true;
                 }
             }
         }
-        if !any {
-            break;
-        }
-        numbers.clear();
         let mut kept: Vec<(u64, (f64, u32, u32))> = counts.into_iter().filter(|(_, (count, ..))| *count >= 2.0).collect();
         kept.sort_unstable_by_key(|&(_, (_, word, at))| (word, at));
+        if kept.is_empty() {
+            break;
+        }
+        let mut numbers: Fast<u64, u32> = Fast::default();
         for (number, &(key, (count, word, at))) in kept.iter().enumerate() {
             numbers.insert(key, number as u32);
             found.push((words[word as usize].characters[at as usize..at as usize + length].to_vec(), count));
