@@ -163,7 +163,7 @@ pub(crate) fn run(args: Args, options: &Options) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// The model with the most of a figure, the first of equals; where the figure is missing or no number, the last that may be chosen.
+/// The model with the most of a figure, the first of equals. One whose figure is missing or no number comes behind all others.
 fn best<'f>(found: &'f [(PathBuf, Figures)], goal: Option<&str>) -> Option<&'f PathBuf> {
     let value = |figures: &Figures| goal.and_then(|goal| figures.get(goal)).copied().filter(|v| !v.is_nan()).unwrap_or(f64::NEG_INFINITY);
     found.iter().rev().max_by(|a, b| value(&a.1).total_cmp(&value(&b.1))).map(|(model, _)| model)
