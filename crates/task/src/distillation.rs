@@ -93,8 +93,7 @@ impl Soft<'_> {
         let n = places.len() as f64;
         for (&place, &teacher) in places.iter().zip(teacher) {
             let (z, y) = (f64::from(self.values[place]) / self.t, f64::from(teacher) / self.t);
-            // ln σ(z) = −ln(1 + e^−z), without overflow
-            let ln = |x: f64| x.min(0.0) - (-x.abs()).exp().ln_1p();
+            let ln = ln_sigmoid;
             let p = ln(y).exp();
             let divergence = p * (ln(y) - ln(z)) + (1.0 - p) * (ln(-y) - ln(-z));
             self.sum.loss += self.share * self.t * self.t * divergence / n;
@@ -124,7 +123,12 @@ impl Soft<'_> {
     }
 }
 
-fn ln_softmax(logits: &[f64]) -> Vec<f64> {
+/// ln σ(x) = −ln(1 + e^−x), without overflow.
+pub(crate) fn ln_sigmoid(x: f64) -> f64 {
+    x.min(0.0) - (-x.abs()).exp().ln_1p()
+}
+
+pub(crate) fn ln_softmax(logits: &[f64]) -> Vec<f64> {
     let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum = max + logits.iter().map(|l| (l - max).exp()).sum::<f64>().ln();
     logits.iter().map(|l| l - sum).collect()

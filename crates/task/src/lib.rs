@@ -7,6 +7,7 @@
 //!
 //! Encoding and decoding know no device: a [`job::Runner`] runs sequences of any tasks and requests packed together.
 
+pub mod agreement;
 pub mod context;
 pub mod distillation;
 mod error;

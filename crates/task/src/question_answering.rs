@@ -66,8 +66,6 @@ pub static FIELDS: [Field; 3] = [
 const STRIDE: usize = 128;
 /// Tokens of the longest answer.
 const LONGEST: usize = 30;
-/// Tokens of the longest question.
-const QUESTION: usize = 64;
 /// Starts and ends that are combined, in each window.
 const LOOKED_AT: usize = 20;
 
@@ -102,10 +100,12 @@ impl Task for QuestionAnswering {
         let row = rows::input(self.name(), self.fields(), input)?;
         let text = |field: &'static str| row.value.get(field).and_then(Value::as_str).ok_or_else(|| missing(self.name(), field));
         let (question, passage) = (text("question")?, text("context")?.to_owned());
-        let windows = windows(context, question, &passage, options.stride.unwrap_or(STRIDE))?;
+        let (windows, cut) = windows(context, question, &passage, options.stride.unwrap_or(STRIDE))?;
         let sequences = windows.iter().map(sequence).collect();
         let (options, no_answer) = (options.clone(), options.no_answer.unwrap_or(context.settings.no_answer));
-        Ok(Job::new(sequences, move |outputs| Step::answer(&decode(&windows, &passage, &outputs, &options, no_answer))))
+        let mut job = Job::new(sequences, move |outputs| Step::answer(&decode(&windows, &passage, &outputs, &options, no_answer)));
+        job.cut = cut;
+        Ok(job)
     }
 
     fn text(&self, _: &Context, input: &Value, answer: &Value, paint: Paint) -> String {
@@ -182,11 +182,11 @@ impl Learning for QuestionAnswering {
         if span.is_none() && !gold.is_empty() {
             return Ok(Vec::new()); // the context does not hold its answer: nothing to learn from
         }
-        let windows = windows(context, row.text("question")?, passage, STRIDE.min(context.max_length / 3))?;
+        let (windows, cut) = windows(context, row.text("question")?, passage, STRIDE.min(context.max_length / 3))?;
         let example = |w: &Window| {
             let place = span.as_ref().and_then(|s| rows_of(w, s));
             let (start, end) = place.unwrap_or((0, 0));
-            Example { sequences: vec![sequence(w)], target: Target::Span { start, end }, cut: false }
+            Example { sequences: vec![sequence(w)], target: Target::Span { start, end }, cut }
         };
         Ok(windows.iter().map(example).collect())
     }
@@ -259,13 +259,14 @@ fn sequence(window: &Window) -> Sequence {
     Sequence::new(&window.encoding, Want::Tokens { rows: (0..window.encoding.len() as u32).collect() })
 }
 
-/// Cut a context into windows that share `stride` tokens.
-fn windows(context: &Context, question: &str, passage: &str, stride: usize) -> Result<Vec<Window>, TaskError> {
+/// Cut a context into windows that share `stride` tokens, and whether the question was cut: half of a window is the context's.
+fn windows(context: &Context, question: &str, passage: &str, stride: usize) -> Result<(Vec<Window>, bool), TaskError> {
     let tokenizer = &context.tokenizer;
     let mut question = question;
     let asked = tokenizer.encode(question, false)?;
-    let longest = QUESTION.min(context.max_length / 2);
-    if let Some(&(_, end)) = asked.offsets.get(longest.saturating_sub(1)).filter(|_| asked.len() > longest) {
+    let longest = context.max_length / 2;
+    let cut = asked.len() > longest;
+    if let Some(&(_, end)) = asked.offsets.get(longest.saturating_sub(1)).filter(|_| cut) {
         question = question.get(..end as usize).unwrap_or(question);
     }
     let around = tokenizer.encode_pair(question, "", None)?.len();
@@ -273,7 +274,7 @@ fn windows(context: &Context, question: &str, passage: &str, stride: usize) -> R
     let pieces = tokenizer.encode(passage, false)?;
     let encode = |part: &str| tokenizer.encode_pair(question, part, Some(context.max_length));
     if pieces.len() <= room {
-        return Ok(vec![Window { encoding: encode(passage)?, offset: 0 }]);
+        return Ok((vec![Window { encoding: encode(passage)?, offset: 0 }], cut));
     }
     let step = room.saturating_sub(stride.min(room / 2)).max(1);
     let mut windows = Vec::new();
@@ -293,7 +294,7 @@ fn windows(context: &Context, question: &str, passage: &str, stride: usize) -> R
         let part = passage.get(from..to.max(from)).unwrap_or_default();
         windows.push(Window { encoding: encode(part)?, offset: from });
         if end >= pieces.len() {
-            return Ok(windows);
+            return Ok((windows, cut));
         }
         first = (start + step).min(end);
     }

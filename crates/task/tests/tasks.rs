@@ -318,6 +318,23 @@ fn training_spans_are_the_tokens_of_the_answer() {
 }
 
 #[test]
+fn a_question_is_read_to_half_of_the_models_length() {
+    let context = context(&[], Problem::SingleLabel, 160);
+    let task = require("question-answering").unwrap();
+    let job = |cats: usize| {
+        let input = json!({"question": "cat ".repeat(cats), "context": "the dog ran. ".repeat(40)});
+        task.encode(&context, &input, &Options::default()).unwrap()
+    };
+    let cat = context.tokenizer.encode("cat", false).unwrap().ids[0];
+    let (whole, cut) = (job(80), job(81));
+    assert_eq!((whole.cut, cut.cut), (false, true));
+    for sequence in whole.sequences.iter().chain(&cut.sequences) {
+        assert_eq!(sequence.ids.iter().filter(|&&i| i == cat).count(), 80);
+        assert!(sequence.len() <= 160);
+    }
+}
+
+#[test]
 fn texts_are_ranked_and_keep_their_places() {
     let context = context(&["relevant"], Problem::MultiLabel, 32);
     let length = |s: &Sequence| rows(1, vec![s.ids.len() as f32]);

@@ -105,6 +105,8 @@ pub struct Pass {
     pub totals: Totals,
     /// Whether layers are computed again in backward instead of kept.
     pub recompute: bool,
+    /// Whether the embeddings are moved for this pass: what it gives is learned from, and nothing else.
+    pub perturbed: bool,
 }
 
 /// The losses of a micro-batch.

@@ -8,6 +8,7 @@ use cloze_model::files::card::Card;
 use cloze_model::files::config::Config;
 use cloze_model::head::pooling::Pooling;
 use cloze_model::{LoadReport, Loaded, Model, Problem, load_with};
+use cloze_task::agreement::can_agree;
 use cloze_task::loss::{LossOptions, Target};
 use cloze_task::task::{Example, Figures};
 use cloze_task::{Columns, Context, Options, Row, Rows, Settings, Task, TaskError};
@@ -83,6 +84,14 @@ pub struct FinetuneRun {
     /// Share of the target taken from the label and given to all labels.
     #[serde(default)]
     pub label_smoothing: f32,
+    /// R-Drop's α (Liang et al. 2021): every example is run twice under different dropout, and how far its two answers are apart is
+    /// part of the loss; 0: once. It must have dropout.
+    #[serde(default)]
+    pub r_drop: f32,
+    /// ε of adversarial training (Miyato et al. 2017): each step also learns from its rows with the word embeddings moved by this much in
+    /// the direction that makes the loss larger; 0: none.
+    #[serde(default)]
+    pub adversarial: f32,
     /// Weights of classes in the loss: `"balanced"`, or a table of labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_weights: Option<ClassWeights>,
@@ -192,6 +201,8 @@ impl FinetuneRun {
             micro_batch_tokens: default_micro_batch(),
             max_length: default_max_length(),
             label_smoothing: 0.0,
+            r_drop: 0.0,
+            adversarial: 0.0,
             class_weights: None,
             problem: None,
             pooling: None,
@@ -243,6 +254,12 @@ impl FinetuneRun {
         if !(0.0..1.0).contains(&self.label_smoothing) {
             return refuse("label_smoothing", self.label_smoothing.to_string(), "a number from 0 to below 1");
         }
+        if !(self.r_drop.is_finite() && self.r_drop >= 0.0) {
+            return refuse("r_drop", self.r_drop.to_string(), "a number of at least 0");
+        }
+        if !(self.adversarial.is_finite() && self.adversarial >= 0.0) {
+            return refuse("adversarial", self.adversarial.to_string(), "a number of at least 0");
+        }
         if !(self.scale.is_finite() && self.scale > 0.0) {
             return refuse("scale", self.scale.to_string(), "a number above 0");
         }
@@ -256,6 +273,23 @@ impl FinetuneRun {
             (_, Some(d)) if !(0.0..1.0).contains(&d) => refuse("dropout", d.to_string(), "a number from 0 to below 1"),
             _ => Ok(task),
         }
+    }
+
+    /// Refuse what this model or these examples cannot have.
+    fn check_regularization(&self, model: &Model, examples: &[Example]) -> Result<(), TrainError> {
+        let refuse = |key, found: f32, expected: String| Err(TrainError::Value { key, found: found.to_string(), expected });
+        let b = &model.blueprint;
+        let draws = [b.hidden_dropout, b.attention_dropout, b.classifier_dropout, self.lora.as_ref().map_or(0.0, |l| l.dropout)];
+        if self.r_drop > 0.0 && draws.iter().all(|d| *d == 0.0) {
+            return refuse("r_drop", self.r_drop, "0, or dropout: without it an example's two answers are the same (dropout = 0.1)".into());
+        }
+        if self.r_drop > 0.0 && !examples.iter().all(|e| can_agree(&e.target)) {
+            return refuse("r_drop", self.r_drop, format!("0: {} learns vectors by their neighbours in the batch", self.task));
+        }
+        if self.adversarial > 0.0 && !model.table().is_own(model.body().word_embedding()) {
+            return refuse("adversarial", self.adversarial, "0: the word embeddings are not trained here".into());
+        }
+        Ok(())
     }
 
     fn problem(&self) -> Result<Option<Problem>, TrainError> {
@@ -464,6 +498,7 @@ pub fn finetune<B: Backend>(
         micro_batch_tokens: run.micro_batch_tokens,
         cursor: 0,
         teacher,
+        r_drop: run.r_drop,
         units: 0.0,
         history: run.label_errors.then(|| History::new(row_of, train.len(), context.problem == Problem::Regression)),
     };
@@ -472,7 +507,11 @@ pub fn finetune<B: Backend>(
         (model, values) = lora.adapted(&model, &values, run.seed)?;
         observers.event(&Event::note(0, lora.line(&model)));
     }
+    run.check_regularization(&model, &course.examples)?;
     let mut trainer = Trainer::new(backend, model, &values, run.optimizer.clone(), device.dtype, run.seed, false);
+    if run.adversarial > 0.0 {
+        trainer = trainer.adversarial(run.adversarial);
+    }
     drop(values);
     let plan = Plan {
         title: format!("fine-tuning {} ({})", run.out.display(), run.task),

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cloze_model::{Input, Model};
+use cloze_task::agreement::agree;
 use cloze_task::distillation::distill;
 use cloze_task::loss::{LossOptions, Rows as LossRows, loss};
 use cloze_task::run::{Kind, Packed, rows};
@@ -33,6 +34,8 @@ pub struct Supervised<'t> {
     pub(crate) micro_batch_tokens: usize,
     pub(crate) goal: String,
     pub(crate) cursor: u64,
+    /// α of R-Drop: every example is run twice, and how far its answers are apart is part of the loss; 0: once.
+    pub(crate) r_drop: f32,
     /// Whose answers are learned, too.
     pub(crate) teacher: Option<Teacher<'t>>,
     /// Units of the step at hand: each loss is the mean over the step, however it is cut up.
@@ -93,11 +96,11 @@ impl Losses for Supervised<'_> {
         // the sequences of an example stand together
         let places: Vec<Range<usize>> = batch.sequences.ranges().collect();
         let mut groups: Vec<(usize, Range<usize>)> = Vec::new();
-        for (s, &at) in batch.sequence_labels.iter().enumerate() {
-            match groups.last_mut() {
-                Some((last, range)) if *last == at as usize => range.end = s + 1,
-                _ => groups.push((at as usize, s..s + 1)),
-            }
+        let mut next = 0;
+        while let Some(&at) = batch.sequence_labels.get(next) {
+            let end = next + self.examples[at as usize].sequences.len();
+            groups.push((at as usize, next..end));
+            next = end;
         }
         let of = |at: usize| self.examples[at].sequences.iter().map(|s| &s.want);
         let wants: Vec<(&Want, Range<usize>)> = groups.iter().flat_map(|(e, r)| of(*e).zip(places[r.clone()].iter().cloned())).collect();
@@ -122,8 +125,11 @@ impl Losses for Supervised<'_> {
             let answers: Vec<&[f32]> = groups.iter().map(|(at, _)| teacher.answer(*at)).collect();
             distill(teacher.distillation, &self.loss, &examples, &answers, &values, rows.cols(), &mut found);
         }
+        if self.r_drop > 0.0 {
+            agree(self.r_drop, &self.loss, &examples, &values, rows.cols(), &mut found);
+        }
         if tape.is_recording() {
-            if let Some(history) = &self.history {
+            if let Some(history) = self.history.as_ref().filter(|_| !pass.perturbed) {
                 for ((_, range), (target, rows_of)) in groups.iter().zip(&examples) {
                     history.see(batch.sequence_labels[range.start] as usize, target, rows_of, &values, rows.cols());
                 }
@@ -155,14 +161,16 @@ impl Course for Supervised<'_> {
         for i in begin..end {
             let at = order.at(i);
             let example = &self.examples[at as usize];
-            self.units += self.loss.units(&example.target);
-            let tokens: usize = example.sequences.iter().map(Sequence::len).sum();
+            let runs = if self.r_drop > 0.0 { 2 } else { 1 };
+            self.units += f64::from(runs) * self.loss.units(&example.target);
+            let tokens = runs as usize * example.sequences.iter().map(Sequence::len).sum::<usize>();
             let fits = batches.last().is_some_and(|b| b.tokens() + tokens <= self.micro_batch_tokens);
             if !fits {
                 batches.push(Batch::default());
             }
             let last = batches.len() - 1;
-            for sequence in &example.sequences {
+            // Another place in the batch has other draws of dropout.
+            for sequence in (0..runs).flat_map(|_| &example.sequences) {
                 batches[last].push(&sequence.ids, &sequence.segments);
                 batches[last].sequence_labels.push(at as u32);
             }
