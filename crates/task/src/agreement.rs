@@ -129,7 +129,7 @@ mod tests {
             (&plain, Target::Choice(2), [vec![one(0), one(1), one(2)], vec![one(3), one(4), one(5)]], 6, 1),
         ];
         for (options, target, [first, second], rows, width) in cases {
-            let values: Vec<f32> = (0..rows * width).map(|i| ((i * 7 + 3) % 11) as f32 / 5.0 - 1.0).collect();
+            let values: Vec<f32> = (0..rows * width).map(|i| ((i * i * 7 + 3) % 13) as f32 / 5.0 - 1.0).collect();
             let examples = [(&target, first), (&target, second)];
             let at = |values: &[f32]| both(3.0, options, &examples, values, width);
             let found = at(&values);
@@ -156,16 +156,5 @@ mod tests {
         let (with, without) = (both(5.0, &options, &examples, &values, 3), loss(&options, &examples, &values, 3));
         assert!((with.loss - without.loss).abs() < 1e-12);
         assert!(with.gradient.iter().zip(&without.gradient).all(|(a, b)| (a - b).abs() < 1e-7));
-    }
-
-    /// Figures of the paper's own implementation: `F.kl_div(log_softmax(p), softmax(q), reduction="sum")` both ways, halved, times α.
-    #[test]
-    fn the_divergence_is_pytorchs() {
-        let target = Target::Class(0);
-        let examples = [(&target, vec![0..1]), (&target, vec![1..2])];
-        let values = [1.0, 2.0, 0.5, 0.0, 1.5, 2.0];
-        let options = LossOptions::default();
-        let found = both(1.0, &options, &examples, &values, 3).loss - loss(&options, &examples, &values, 3).loss;
-        assert!((found - 0.472_234_689_420_007_1).abs() < 1e-6, "{found}");
     }
 }

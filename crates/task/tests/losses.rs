@@ -1,7 +1,8 @@
-//! Losses of tasks, of labels and of teachers, against PyTorch's (fixtures/losses.py): values and gradients.
+//! Losses of tasks, of labels, of teachers and of two runs, against PyTorch's (fixtures/losses.py): values and gradients.
 
 use std::path::Path;
 
+use cloze_task::agreement::agree;
 use cloze_task::distillation::{Distillation, distill};
 use cloze_task::loss::{LossOptions, Target, loss};
 use serde::Deserialize;
@@ -27,6 +28,8 @@ struct Case {
     label_smoothing: f32,
     #[serde(default)]
     class_weights: Vec<f32>,
+    #[serde(default)]
+    r_drop: f32,
     #[serde(default)]
     teacher: Value,
     #[serde(default)]
@@ -66,6 +69,10 @@ fn run(case: &Case) -> (f64, Vec<f32>) {
     // Targets with their rows; the rows of an example's teacher stand in its answers.
     let (width, targets): (usize, Vec<Aimed>) = match case.kind.as_str() {
         "class" => (shape[1], labels.iter().enumerate().map(|(i, l)| (Target::Class(*l as u32), one(i, i + 1))).collect()),
+        "tokens" if case.r_drop > 0.0 => {
+            let of = |i: usize| Target::Tokens(labels[i * shape[1]..(i + 1) * shape[1]].iter().map(|l| *l as u32).collect());
+            (shape[2], (0..shape[0]).map(|i| (of(i), one(i * shape[1], (i + 1) * shape[1]))).collect())
+        }
         "tokens" => (shape[1], vec![(Target::Tokens(labels.iter().map(|l| *l as u32).collect()), one(0, shape[0]))]),
         "classes" => (shape[1], labels.chunks(shape[1]).enumerate().map(|(i, l)| (Target::Classes(l.to_vec()), one(i, i + 1))).collect()),
         "value" => (1, labels.iter().enumerate().map(|(i, v)| (Target::Value(*v), one(i, i + 1))).collect()),
@@ -91,6 +98,9 @@ fn run(case: &Case) -> (f64, Vec<f32>) {
         let answers: Vec<&[f32]> = teacher.chunks_exact(teacher.len() / examples.len()).collect();
         let how = Distillation { temperature: case.temperature, weight: case.weight };
         distill(how, &options, &examples, &answers, &values, width, &mut found);
+    }
+    if case.r_drop > 0.0 {
+        agree(case.r_drop, &options, &examples, &values, width, &mut found);
     }
     let gradient = found.gradient.iter().map(|g| (f64::from(*g) / found.units) as f32).collect();
     (found.loss / found.units, gradient)
@@ -122,7 +132,7 @@ fn wrong(case: &Case) -> Option<String> {
 fn losses_and_gradients_are_pytorchs() {
     let cases = cases();
     let faults: Vec<String> = cases.iter().filter_map(wrong).collect();
-    assert!(cases.len() >= 30 && faults.is_empty(), "{} cases\n{}", cases.len(), faults.join("\n"));
+    assert!(cases.len() >= 44 && faults.is_empty(), "{} cases\n{}", cases.len(), faults.join("\n"));
 }
 
 #[test]
