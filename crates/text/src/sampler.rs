@@ -3,7 +3,6 @@
 //! A sample is a run of consecutive sentences of one document. Order, pairs and masks are functions of
 //! (seed, cursor): nothing is kept between batches, so resuming at a cursor is exact and costs nothing.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -44,6 +43,9 @@ impl SampleTable {
     }
 }
 
+/// Tables that are kept: a run asks for its length and for the one before it; a length that grows step by step must not pile them up.
+const TABLES: usize = 3;
+
 /// Makes batches of a dataset.
 #[derive(Debug)]
 pub struct Sampler {
@@ -51,7 +53,8 @@ pub struct Sampler {
     config: ObjectiveConfig,
     vocabulary: Vocabulary,
     seed: u64,
-    tables: Mutex<HashMap<usize, Arc<SampleTable>>>,
+    /// Of the sequence lengths asked for last, the latest at the end.
+    tables: Mutex<Vec<(usize, Arc<SampleTable>)>>,
 }
 
 /// A sample before masking.
@@ -110,7 +113,7 @@ impl Sampler {
         if found < needed {
             return Err(Error::TooLittleData { objective, unit: "documents", needed, found });
         }
-        Ok(Self { dataset, config, vocabulary, seed, tables: Mutex::new(HashMap::new()) })
+        Ok(Self { dataset, config, vocabulary, seed, tables: Mutex::new(Vec::new()) })
     }
 
     /// The dataset.
@@ -139,8 +142,9 @@ impl Sampler {
         }
         // Held while building, so that concurrent callers wait for one table instead of building two.
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(table) = tables.get(&sequence_length) {
-            return Ok(Arc::clone(table));
+        if let Some(at) = tables.iter().position(|(length, _)| *length == sequence_length) {
+            tables[at..].rotate_left(1);
+            return Ok(Arc::clone(&tables[tables.len() - 1].1));
         }
         let room = sequence_length - self.config.frame();
         let pairs = self.config.sentence_objective != SentenceObjective::None;
@@ -153,7 +157,10 @@ impl Sampler {
         if table.total() == 0 {
             return Err(Error::TooLittleData { objective: "pre-training", unit: "samples", needed: 1, found: 0 });
         }
-        tables.insert(sequence_length, Arc::clone(&table));
+        if tables.len() == TABLES {
+            tables.remove(0);
+        }
+        tables.push((sequence_length, Arc::clone(&table)));
         Ok(table)
     }
 

@@ -34,10 +34,11 @@ pub fn normalize(text: &str) -> Cow<'_, str> {
                 out.push(c);
             }
         };
-        if line.is_ascii() || is_nfc(line) {
+        if line.is_ascii() || (is_nfc(line) && !line.contains(is_dropped)) {
             line.chars().for_each(&mut keep)
         } else {
-            line.nfc().for_each(&mut keep)
+            // What is dropped goes first: behind it stands what may compose with what is before it.
+            line.chars().filter(|&c| c.is_whitespace() || !is_dropped(c)).nfc().for_each(&mut keep)
         }
         if out.len() > start {
             out.push('\n');
@@ -160,8 +161,9 @@ mod tests {
         assert!(matches!(normalize("中文，没有空格。"), Cow::Borrowed(_)));
         assert_eq!(normalize("  a \t b\r\n\r\n\u{feff}c\u{3000}d\u{200b}e \n"), "a b\nc d".to_owned() + "e");
         assert_eq!(normalize("e\u{301}te\u{301}"), "été");
+        assert_eq!(normalize("e\u{200b}\u{301}"), "é", "what a dropped character kept apart");
         assert_eq!(normalize(" \n\u{0} \t"), "");
-        for text in ["a  b", " a", "a ", "a\n", "\na", "a \nb", "a\n b", "a\u{a0}b", "x\u{7f}y", "e\u{301}"] {
+        for text in ["a  b", " a", "a ", "a\n", "\na", "a \nb", "a\n b", "a\u{a0}b", "x\u{7f}y", "e\u{301}", "e\u{200b}\u{301}"] {
             let once = normalize(text).into_owned();
             assert!(is_normal(&once) || once.is_empty(), "{text:?} became {once:?}");
             assert_eq!(normalize(&once), once);

@@ -106,6 +106,19 @@ fn jsonl_csv_and_tsv_find_the_text() {
 }
 
 #[test]
+fn an_empty_table_is_skipped_whatever_its_column_is_called() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.csv", "a.tsv"] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, "").unwrap();
+        let options = ReadOptions { text_field: Some("body".into()), on_bad: OnBad::SkipAndCount, ..ReadOptions::default() };
+        let mut documents = Documents::open(&Source::new(&path), &options, Arc::default()).unwrap();
+        assert!(documents.next().is_none());
+        assert_eq!(documents.faults().1.get("empty file"), Some(&1), "{name}");
+    }
+}
+
+#[test]
 fn bad_places_are_named_and_can_be_skipped() {
     let folder = tempfile::tempdir().unwrap();
     let cut = |mut bytes: Vec<u8>, at: usize| {
@@ -126,6 +139,7 @@ fn bad_places_are_named_and_can_be_skipped() {
         ("long.txt", format!("good\n\n{long}\n\nmore").into_bytes(), 3, |k| *k == FaultKind::LineTooLong { limit: 1000 }, 2),
         ("long.csv", format!("text,label\na,1\n\"{long}").into_bytes(), 3, |k| *k == FaultKind::LineTooLong { limit: 1000 }, 1),
         ("row.csv", b"text,label\na,1,2\nb,2\n".to_vec(), 2, |k| matches!(k, FaultKind::Cells { expected: 2, found: 3 }), 1),
+        ("crlf.csv", b"text,label\r\na,1\r\nb,2,3\r\nc,1\r\n".to_vec(), 3, |k| matches!(k, FaultKind::Cells { expected: 2, found: 3 }), 2),
         ("row.tsv", b"text\tlabel\na\nb\t2\n".to_vec(), 2, |k| matches!(k, FaultKind::Cells { expected: 2, found: 1 }), 1),
         ("broken.jsonl", b"{\"text\": \"a\"}\n{\"text\": \n{\"text\": \"b\"}\n".to_vec(), 2, |k| matches!(k, FaultKind::Json { .. }), 2),
         ("list.jsonl", b"[1]\n{\"text\": \"b\"}\n".to_vec(), 1, |k| matches!(k, FaultKind::Json { .. }), 1),

@@ -318,3 +318,12 @@ fn settings_out_of_range_are_refused() {
     let other = Vocabulary { size: vocabulary.size + 1, ..vocabulary };
     assert!(Sampler::new(dataset, ObjectiveConfig::default(), other, 0).is_err());
 }
+
+#[test]
+fn a_changing_length_does_not_pile_up_tables() {
+    let sampler = sampler(60, ObjectiveConfig::default(), 1);
+    let first = sampler.samples(16).unwrap();
+    (16..64).for_each(|length| assert!(sampler.samples(length).unwrap() > 0));
+    assert_eq!(sampler.samples(16).unwrap(), first);
+    assert!(format!("{sampler:?}").matches("SampleTable {").count() <= 3);
+}

@@ -275,8 +275,13 @@ impl Pretraining {
             Ok(Sampler::new(dataset, run.objective.clone(), Vocabulary::of(tokenizer)?, run.seed)?)
         };
         let train = sampler(Split::Train)?;
-        // A corpus of one document holds nothing out.
-        let heldout = sampler(Split::Heldout).ok();
+        let longest = run.train.sequence_length.max();
+        let heldout = match sampler(Split::Heldout).and_then(|heldout| Ok(heldout.samples(longest).map(|_| heldout)?)) {
+            Ok(heldout) => Some(heldout),
+            // A corpus of one document holds nothing out, and one held-out document has no other to take sentences from.
+            Err(TrainError::Text(cloze_text::Error::TooLittleData { .. })) => None,
+            Err(error) => return Err(error),
+        };
         let (cursor, epochs) = (Cursor::default(), 0.0);
         Ok(Self { train, heldout, config: run.train.clone(), evaluation_tokens: run.evaluation.tokens, cursor, epochs })
     }
@@ -426,6 +431,10 @@ pub fn pretrain<B: Backend>(
         }
     };
     let mut course = Pretraining::open(run, &tokenizer)?;
+    if course.heldout.is_none() {
+        let text = "too little text is held out to be looked at: the run has no evaluation; prepare the corpus with a larger --holdout";
+        observers.event(&Event::warning(0, text));
+    }
     let mut trainer = Trainer::new(backend, model, &values, run.optimizer.clone(), device.dtype, run.seed, run.train.recompute);
     drop(values);
     let plan = Plan {

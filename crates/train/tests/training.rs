@@ -411,3 +411,16 @@ fn a_folder_that_holds_a_run_is_not_overwritten() {
     let error = run(&cpu, &other, true, None).unwrap_err();
     assert!(matches!(error, TrainError::OtherRun { .. }), "{error}");
 }
+
+#[test]
+fn a_damaged_heldout_shard_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = recipe(&corpus(folder.path()), &folder.path().join("run"), "adamw");
+    let tokenizer = Tokenizer::load(recipe.data.dir.join("tokenizer")).unwrap();
+    let shard = recipe.data.dir.join("heldout-00000.shard");
+    let mut bytes = std::fs::read(&shard).unwrap();
+    bytes[40] ^= 1; // a count of the header
+    std::fs::write(&shard, bytes).unwrap();
+    let error = Pretraining::open(&recipe, &tokenizer).err().unwrap().to_string();
+    assert!(error.contains("heldout-00000.shard"), "{error}");
+}

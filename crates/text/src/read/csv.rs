@@ -33,6 +33,7 @@ pub(crate) struct Rows {
     limit: usize,
     record: ::csv::ByteRecord,
     any: bool,
+    crlf: bool,
     ended: bool,
 }
 
@@ -40,11 +41,23 @@ impl Rows {
     pub(crate) fn open(source: &Source, limit: usize, bytes_read: Arc<AtomicU64>) -> Result<Self> {
         let left = Arc::new(AtomicUsize::new(limit));
         let mut reader = source.open(bytes_read)?;
-        if reader.fill_buf().map_err(Error::io("read", source.path()))?.starts_with(b"\xef\xbb\xbf") {
+        let start = reader.fill_buf().map_err(Error::io("read", source.path()))?;
+        let marked = start.starts_with(b"\xef\xbb\xbf");
+        let crlf = memchr::memchr(b'\n', start).is_some_and(|at| at > 0 && start[at - 1] == b'\r');
+        if marked {
             reader.consume(3);
         }
         let reader = ::csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(Capped { reader, left: Arc::clone(&left) });
-        Ok(Self { path: source.path().to_path_buf(), reader, left, limit, record: ::csv::ByteRecord::new(), any: false, ended: false })
+        Ok(Self {
+            path: source.path().to_path_buf(),
+            reader,
+            left,
+            limit,
+            record: ::csv::ByteRecord::new(),
+            any: false,
+            crlf,
+            ended: false,
+        })
     }
 
     fn fault(&self, line: u64, kind: FaultKind) -> FoundFault {
@@ -57,7 +70,9 @@ impl Rows {
             return None;
         }
         self.left.store(self.limit, Ordering::Relaxed);
-        let line = self.reader.position().line();
+        // Of a record's CRLF the library takes the CR alone; the LF, which counts, comes with the next record.
+        let behind = u64::from(self.crlf && self.any);
+        let line = self.reader.position().line() + behind;
         match self.reader.read_byte_record(&mut self.record) {
             Ok(true) => {}
             Ok(false) => {
@@ -74,7 +89,7 @@ impl Rows {
             }
         }
         self.any = true;
-        let line = self.record.position().map_or(line, ::csv::Position::line);
+        let line = self.record.position().map_or(line, |place| place.line() + behind);
         let mut cells = Vec::with_capacity(self.record.len());
         for cell in &self.record {
             match std::str::from_utf8(cell) {

@@ -303,9 +303,9 @@ impl Texts {
         };
         let table = Table::open_counted(source, &table_options, bytes_read)?;
         let column = match &options.text_field {
+            _ if table.columns.is_empty() => 0, // an empty file: its fault was counted or raised above
             Some(field) => table.require(&[field.as_str()])?,
             None if table.columns.len() == 1 => 0,
-            None if table.columns.is_empty() => 0, // an empty file: its fault was counted or raised above
             None => table.require(&TEXT_FIELDS)?,
         };
         Ok(Self { table, column })
