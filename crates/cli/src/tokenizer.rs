@@ -1,12 +1,14 @@
 //! `cloze tokenizer`: train a vocabulary, look at how a text is cut.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context;
 use cloze::text::learn::{LearnOptions, LearnProgress, VocabularyKind, try_learn};
 use cloze::text::read::{Documents, OnBad, ReadOptions, expand};
 use cloze::text::tokenizer::Normalization;
-use cloze::text::{Error, Tokenizer};
+use cloze::text::{Error, Tokenizer, normalize};
 use cloze::train::figures::grouped;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -79,9 +81,21 @@ fn train(args: &Train, options: &Options) -> anyhow::Result<u8> {
     let on_bad = if args.skip_bad { OnBad::SkipAndCount } else { OnBad::Fail };
     let read = ReadOptions { text_field: args.text_field.clone(), on_bad, ..ReadOptions::default() };
     let sources = expand(&args.input)?;
+    let skipped = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&skipped);
     let texts = sources.into_iter().flat_map(move |source| -> Box<dyn Iterator<Item = Result<String, Error>> + Send> {
         match Documents::open(&source, &read, Default::default()) {
-            Ok(documents) => Box::new(documents.map(|d| d.map(|d| d.text))),
+            Ok(mut documents) => {
+                let (count, mut before) = (Arc::clone(&count), 0);
+                Box::new(std::iter::from_fn(move || {
+                    let next = documents.next();
+                    let bad = documents.faults().1.values().sum::<u64>();
+                    count.fetch_add(bad - before, Ordering::Relaxed);
+                    before = bad;
+                    // As `prepare` does it: a vocabulary must know the characters that a corpus will have.
+                    next.map(|d| d.map(|d| normalize(&d.text).into_owned()))
+                }))
+            }
             Err(error) => Box::new(std::iter::once(Err(error))),
         }
     });
@@ -114,8 +128,11 @@ fn train(args: &Train, options: &Options) -> anyhow::Result<u8> {
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     tokenizer.save(&args.out)?;
     let report = &learned.report;
+    let skipped = skipped.load(Ordering::Relaxed);
     if options.json {
-        print_json(report)?;
+        let mut value = serde_json::to_value(report)?;
+        value["bad"] = skipped.into();
+        print_json(&value)?;
     } else {
         options.say(format!(
             "{} pieces from {} documents ({:.1} MB, {} distinct words); written to {}",
@@ -125,6 +142,9 @@ fn train(args: &Train, options: &Options) -> anyhow::Result<u8> {
             grouped(report.distinct_words as u64),
             args.out.display()
         ));
+        if skipped > 0 {
+            options.say(format!("{} bad lines or rows were passed over", grouped(skipped)));
+        }
         if report.pieces < args.vocab_size {
             options.say(format!("the text held no more than {} pieces that occur {} times", report.pieces, args.min_frequency));
         }

@@ -81,7 +81,16 @@ fn what_cannot_be_done_is_exit_code_1_with_the_reason_last() {
         assert_eq!(done.err.matches(says[0]).count(), 1, "{line}: told once: {}", done.err);
     }
     let passed_over = world.run("tokenizer train --input latin1.txt text.txt --out v --vocab-size 60 --skip-bad --json").well().json();
-    assert_eq!(passed_over[0]["documents"], 101);
+    assert_eq!((&passed_over[0]["documents"], &passed_over[0]["bad"]), (&101.into(), &1.into()));
+}
+
+#[test]
+fn a_cased_vocabulary_knows_the_characters_of_its_corpus() {
+    let world = World::new();
+    world.write("nfd.txt", "cafe\u{301} noir et cafe\u{301} blanc.\n\nun autre cafe\u{301} noir.\n");
+    world.run("tokenizer train --input nfd.txt --out v --cased --vocab-size 80").well();
+    let report = world.run("prepare --input nfd.txt --tokenizer v --out c --json").well().json();
+    assert_eq!(report[0]["unknown_tokens"], 0);
 }
 
 #[test]

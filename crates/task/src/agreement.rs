@@ -108,6 +108,9 @@ mod tests {
     use super::*;
     use crate::loss::loss;
 
+    /// Options, the row's target, the rows of both its answers, rows in all and their width.
+    type Case<'a> = (&'a LossOptions, Target, [Vec<std::ops::Range<usize>>; 2], usize, usize);
+
     fn both(alpha: f32, options: &LossOptions, examples: &[Rows], values: &[f32], width: usize) -> Loss {
         let mut sum = loss(options, examples, values, width);
         agree(alpha, options, examples, values, width, &mut sum);
@@ -120,7 +123,7 @@ mod tests {
         let weighted = LossOptions { class_weights: vec![0.5, 2.0, 1.0], ..LossOptions::default() };
         let plain = LossOptions::default();
         let one = |r: usize| r..r + 1;
-        let cases: Vec<(&LossOptions, Target, [Vec<Range>; 2], usize, usize)> = vec![
+        let cases: Vec<Case> = vec![
             (&weighted, Target::Class(1), [vec![one(0)], vec![one(1)]], 2, 3),
             (&weighted, tokens, [vec![0..2], vec![2..4]], 4, 3),
             (&plain, classes, [vec![one(0)], vec![one(1)]], 2, 3),
@@ -145,8 +148,6 @@ mod tests {
             }
         }
     }
-
-    type Range = std::ops::Range<usize>;
 
     #[test]
     fn equal_answers_agree() {

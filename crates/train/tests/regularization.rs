@@ -111,7 +111,7 @@ fn world(folder: &Path) -> FinetuneRun {
     let model = Model::new("bert", blueprint, Heads::body());
     std::fs::create_dir(folder.join("model")).unwrap();
     cloze_model::save(&folder.join("model"), &model, &model.table().init(3), &[]).unwrap();
-    tokenizer.save(&folder.join("model")).unwrap();
+    tokenizer.save(folder.join("model")).unwrap();
     let file = |name: &str, rows: std::ops::Range<u64>| -> PathBuf {
         let line = |row: u64| {
             let key = Key::new(11, Stream::World, row, 0);
