@@ -67,6 +67,20 @@ fn sentencepiece_as_xlm_roberta_numbers_it() {
 }
 
 #[test]
+fn debertas_mask_comes_behind_the_pieces() {
+    let tokenizer = Tokenizer::load(fixture("deberta")).unwrap();
+    assert_eq!(tokenizer.special().mask.map(|id| id as usize + 1), Some(tokenizer.vocab_size()));
+    for row in rows("deberta") {
+        let text = row["text"].as_str().unwrap();
+        assert_eq!(tokenizer.encode(text, true).unwrap().ids, ids(&row), "{text:?}");
+    }
+    let golden: Value = serde_json::from_slice(&std::fs::read(fixture("golden.json")).unwrap()).unwrap();
+    let pair = &golden["deberta"]["pair"];
+    let ours = tokenizer.encode_pair(pair["first"].as_str().unwrap(), pair["second"].as_str().unwrap(), None).unwrap();
+    assert_eq!(ours.ids, ids(pair));
+}
+
+#[test]
 fn byte_level_bpe_without_a_tokenizer_json() {
     let tokenizer = Tokenizer::load(fixture("bytes")).unwrap();
     for row in rows("bytes") {
@@ -108,7 +122,7 @@ fn wordpiece_between_robertas_special_tokens() {
 
 #[test]
 fn what_is_converted_is_saved_and_read_back() {
-    for name in ["unigram", "bpe", "xlmr", "bytes", "mpnet"] {
+    for name in ["unigram", "bpe", "xlmr", "bytes", "mpnet", "deberta"] {
         let tokenizer = Tokenizer::load(fixture(name)).unwrap();
         let folder = tempfile::tempdir().unwrap();
         tokenizer.save(folder.path()).unwrap();

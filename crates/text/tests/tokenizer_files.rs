@@ -148,6 +148,57 @@ fn names_of_special_tokens_come_from_the_config() {
     assert_eq!(tokenizer.encode("sea <m> what", true).unwrap().ids, [2, 5, 4, 1, 3]);
 }
 
+#[test]
+fn tokens_that_other_files_add_to_a_vocabulary() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tokenizers/golden.json");
+    let golden: Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
+    let vocab = golden["added"]["vocab"].as_str().unwrap();
+    let cases = golden["added"]["cases"].as_array().unwrap();
+    assert!(cases.len() >= 7);
+    for case in cases {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "vocab.txt", vocab);
+        for (name, content) in case["files"].as_object().unwrap() {
+            write(folder.path(), name, content.to_string());
+        }
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        assert_eq!(json!(tokenizer.vocab_size()), case["size"], "{}", case["files"]);
+        let again = tempfile::tempdir().unwrap();
+        tokenizer.save(again.path()).unwrap();
+        let again = Tokenizer::load(again.path()).unwrap();
+        for row in case["rows"].as_array().unwrap() {
+            let ids = tokenizer.encode(row["text"].as_str().unwrap(), true).unwrap().ids;
+            assert_eq!(json!(ids), row["ids"], "{} of {}", row["text"], case["files"]);
+            assert_eq!(json!(tokenizer.decode(&ids, true).unwrap()), row["kept"], "{} of {}", row["text"], case["files"]);
+            assert_eq!(again.encode(row["text"].as_str().unwrap(), true).unwrap().ids, ids);
+        }
+    }
+
+    // A token that has a role keeps it.
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "vocab.txt", vocab);
+    write(folder.path(), "added_tokens.json", r#"{"[MASK]": 4, "[ENT]": 15}"#);
+    let tokenizer = Tokenizer::load(folder.path()).unwrap();
+    let ids = tokenizer.encode("the [MASK] [ENT]", false).unwrap().ids;
+    assert_eq!((&ids[..], tokenizer.decode(&ids, true).unwrap()), (&[5, 4, 15][..], "the [ent]".into()));
+
+    for (name, content, said) in [
+        ("added_tokens.json", r#"{"[ENT]": 20}"#, ["added_tokens.json", "[ENT]", "the id 15"]),
+        ("added_tokens.json", r#"{"cat": 15}"#, ["added_tokens.json", "cat", "the id 6"]),
+        ("added_tokens.json", r#"{"": 15}"#, ["added_tokens.json", "a token", "content"]),
+        ("tokenizer_config.json", r#"{"added_tokens_decoder": []}"#, ["tokenizer_config.json", "added_tokens_decoder", "an array"]),
+        ("tokenizer_config.json", r#"{"added_tokens_decoder": {"x": {}}}"#, ["tokenizer_config.json", "added_tokens_decoder", "an id"]),
+        ("tokenizer_config.json", r#"{"added_tokens_decoder": {"15": {}}}"#, ["tokenizer_config.json", "\"15\"", "its content"]),
+        ("tokenizer_config.json", r#"{"additional_special_tokens": [7]}"#, ["tokenizer_config.json", "tokens[0]", "its content"]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "vocab.txt", vocab);
+        write(folder.path(), name, content);
+        let error = Tokenizer::load(folder.path()).unwrap_err().to_string();
+        assert!(said.iter().all(|part| error.contains(part)), "{content}: {error}");
+    }
+}
+
 /// A byte-level BPE tokenizer: nothing of BERT's.
 fn byte_level() -> Value {
     json!({

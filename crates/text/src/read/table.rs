@@ -277,6 +277,12 @@ fn is_header(cells: &[String]) -> bool {
     if cells.iter().any(known) {
         return true;
     }
+    // A lone cell of several words, or in Chinese, is as likely a text, which would be lost.
+    if let [cell] = cells
+        && !cell.trim().bytes().all(|b| b.is_ascii_graphic())
+    {
+        return ["文本", "内容", "正文", "句子", "评论", "标题"].contains(&cell.trim());
+    }
     let mut seen = std::collections::HashSet::new();
     cells.iter().all(|cell| {
         let cell = cell.trim();

@@ -61,29 +61,20 @@ pub(super) fn convert(vocab_path: &Path, merges_path: &Path, folder: &Path, conf
     let path = folder.join("tokenizer_config.json");
     let prefix = optional(&raw, "add_prefix_space", "true or false", &path, Value::as_bool)?.unwrap_or(false);
     let id = |token: &Option<String>| token.as_ref().and_then(|t| Some((t.clone(), map.get(t)?.as_u64()?)));
-    let mut added: Vec<(u64, String, bool)> = Vec::new();
+    let mut added: Vec<(u64, String)> = Vec::new();
     for name in [&config.cls_token, &config.sep_token, &config.unk_token, &config.pad_token, &config.mask_token] {
-        added.extend(id(name).map(|(token, id)| (id, token, true)));
+        added.extend(id(name).map(|(token, id)| (id, token)));
     }
     if map.contains_key("<|endoftext|>") {
-        added.extend(id(&Some("<|endoftext|>".into())).map(|(token, id)| (id, token, true)));
-    }
-    let more = folder.join("added_tokens.json");
-    if more.exists() {
-        let value = parse(&read_text(&more)?, &more)?;
-        let Some(tokens) = value.as_object() else { return Err(wrong(&more, "the file", "an object of tokens and ids", &value, AGAIN)) };
-        for (token, id) in tokens {
-            let number = id.as_u64().filter(|id| *id < 1 << 24).ok_or_else(|| wrong(&more, token, "an id", id, AGAIN))?;
-            added.push((number, token.clone(), false));
-        }
+        added.extend(id(&Some("<|endoftext|>".into())).map(|(token, id)| (id, token)));
     }
     added.sort();
     added.dedup_by(|a, b| a.0 == b.0);
     let added: Vec<Value> = added
         .into_iter()
-        .map(|(id, content, special)| {
+        .map(|(id, content)| {
             let lstrip = config.mask_token.as_ref() == Some(&content);
-            json!({ "id": id, "content": content, "single_word": false, "lstrip": lstrip, "rstrip": false, "normalized": false, "special": special })
+            json!({ "id": id, "content": content, "single_word": false, "lstrip": lstrip, "rstrip": false, "normalized": false, "special": true })
         })
         .collect();
     // RoBERTa has texts between <s> and </s>; GPT-2 has nothing around them.

@@ -76,7 +76,7 @@ enum Scheme {
     XlmRoberta,
     /// `<s>NOTUSED <pad> </s>NOTUSED <unk> <unk>NOTUSED`, the pieces from the second, `<mask>`.
     Camembert,
-    /// The pieces as they are; `[CLS] text [SEP]`.
+    /// The pieces as they are (DeBERTa's: and `[MASK]`); `[CLS] text [SEP]`.
     Bert { lower: bool, keep_accents: bool, commas: bool },
     /// The pieces as they are; `text <sep> <cls>`.
     Xlnet { lower: bool, keep_accents: bool },
@@ -285,7 +285,15 @@ fn numbered(proto: &ModelProto, scheme: Scheme) -> Vec<Numbered> {
                 Numbered { score: f64::from(p.score) - if comma { 100.0 } else { 0.0 }, ..own(p) }
             })
             .collect(),
-        Scheme::Bert { .. } | Scheme::Plain => all.map(own).collect(),
+        // DeBERTa's models were trained without a mask; it comes behind the pieces.
+        Scheme::Bert { .. } => {
+            let mut pieces: Vec<Numbered> = all.map(own).collect();
+            if !pieces.iter().any(|p| p.text == "[MASK]") {
+                pieces.push(with("[MASK]", CONTROL, 0.0));
+            }
+            pieces
+        }
+        Scheme::Plain => all.map(own).collect(),
     }
 }
 
