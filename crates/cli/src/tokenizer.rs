@@ -81,6 +81,8 @@ fn train(args: &Train, options: &Options) -> anyhow::Result<u8> {
     let on_bad = if args.skip_bad { OnBad::SkipAndCount } else { OnBad::Fail };
     let read = ReadOptions { text_field: args.text_field.clone(), on_bad, ..ReadOptions::default() };
     let sources = expand(&args.input)?;
+    // Before the work and not after it: a folder that cannot be made.
+    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     let skipped = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&skipped);
     let texts = sources.into_iter().flat_map(move |source| -> Box<dyn Iterator<Item = Result<String, Error>> + Send> {
@@ -125,7 +127,6 @@ fn train(args: &Train, options: &Options) -> anyhow::Result<u8> {
     })?;
     bar.finish_and_clear();
     let tokenizer = learned.tokenizer()?;
-    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     tokenizer.save(&args.out)?;
     let report = &learned.report;
     let skipped = skipped.load(Ordering::Relaxed);
@@ -146,7 +147,9 @@ fn train(args: &Train, options: &Options) -> anyhow::Result<u8> {
             options.say(format!("{} bad lines or rows were passed over", grouped(skipped)));
         }
         if report.pieces < args.vocab_size {
-            options.say(format!("the text held no more than {} pieces that occur {} times", report.pieces, args.min_frequency));
+            let often =
+                if matches!(args.kind, Kind::Unigram) { String::new() } else { format!(" that occur {} times", args.min_frequency) };
+            options.say(format!("the text held no more than {} pieces{often}", grouped(report.pieces as u64)));
         }
     }
     Ok(0)

@@ -327,7 +327,9 @@ fn found_tokens(folder: &Path, config: &TokenizerConfig) -> Result<Vec<Found>, T
     let mut found = Vec::new();
     if let Some(decoder) = config.raw().and_then(|raw| raw.get("added_tokens_decoder")).filter(|decoder| !decoder.is_null()) {
         let place = "added_tokens_decoder";
-        let Some(tokens) = decoder.as_object() else { return Err(wrong(&config_path, place, "an object of ids and tokens", decoder, AGAIN)) };
+        let Some(tokens) = decoder.as_object() else {
+            return Err(wrong(&config_path, place, "an object of ids and tokens", decoder, AGAIN));
+        };
         for (id, token) in tokens {
             let place = format!("{place}[{id:?}]");
             let number = id.parse().ok().and_then(number).ok_or_else(|| wrong(&config_path, &place, "an id as its name", token, AGAIN))?;
@@ -335,7 +337,9 @@ fn found_tokens(folder: &Path, config: &TokenizerConfig) -> Result<Vec<Found>, T
         }
     } else if added_path.exists() {
         let tokens = parse(&read_text(&added_path)?, &added_path)?;
-        let Some(tokens) = tokens.as_object() else { return Err(wrong(&added_path, "the file", "an object of tokens and ids", &tokens, AGAIN)) };
+        let Some(tokens) = tokens.as_object() else {
+            return Err(wrong(&added_path, "the file", "an object of tokens and ids", &tokens, AGAIN));
+        };
         for (token, id) in tokens {
             let number = id.as_u64().and_then(number).ok_or_else(|| wrong(&added_path, token, "an id", id, AGAIN))?;
             let place = token.clone();
