@@ -76,7 +76,7 @@ impl Lines {
                 return Ok(any.then_some(fits));
             }
             any = true;
-            let end = memchr(chunk);
+            let end = memchr::memchr(b'\n', chunk);
             let part = &chunk[..end.unwrap_or(chunk.len())];
             if self.buffer.len() + part.len() > self.limit {
                 fits = false;
@@ -92,9 +92,4 @@ impl Lines {
             }
         }
     }
-}
-
-/// The first line feed.
-fn memchr(bytes: &[u8]) -> Option<usize> {
-    bytes.iter().position(|&b| b == b'\n')
 }

@@ -12,6 +12,9 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use super::Format;
 use crate::error::{Error, Result};
 
+/// Bytes that are read at a time.
+const BUFFER: usize = 1 << 16;
+
 /// One input: a file, or `-` for standard input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Source {
@@ -109,23 +112,41 @@ impl Source {
     pub(crate) fn open(&self, bytes_read: Arc<AtomicU64>) -> Result<Box<dyn BufRead + Send>> {
         let raw: Box<dyn Read + Send> =
             if self.is_stdin() { Box::new(io::stdin()) } else { Box::new(File::open(&self.path).map_err(Error::io("open", &self.path))?) };
-        let mut bytes = BufReader::with_capacity(1 << 16, Counted { raw, bytes_read });
-        let start = peek(&mut bytes).map_err(Error::io("read", &self.path))?;
-        Ok(match start {
-            [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(1 << 16, flate2::bufread::MultiGzDecoder::new(bytes))),
-            [0x28, 0xb5, 0x2f, 0xfd] => Box::new(BufReader::with_capacity(1 << 16, Zstd::new(bytes))),
-            [low, 0x2a, 0x4d, 0x18] if low & 0xf0 == 0x50 => Box::new(BufReader::with_capacity(1 << 16, Zstd::new(bytes))),
-            _ => Box::new(bytes),
-        })
+        unpacked(Counted { raw, bytes_read }).map_err(Error::io("read", &self.path))
     }
 }
 
-/// The first four bytes, or as many as there are, without taking them.
-fn peek(bytes: &mut BufReader<Counted>) -> io::Result<[u8; 4]> {
-    let mut start = [0; 4];
-    let buffer = bytes.fill_buf()?;
-    let n = buffer.len().min(4);
-    start[..n].copy_from_slice(&buffer[..n]);
+fn unpacked(mut raw: Counted) -> io::Result<Box<dyn BufRead + Send>> {
+    let start = peek(&mut raw)?;
+    let first = [0, 1, 2, 3].map(|i| start.get(i).copied().unwrap_or(0));
+    let bytes = BufReader::with_capacity(BUFFER, io::Cursor::new(start).chain(raw));
+    Ok(match first {
+        [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(BUFFER, flate2::bufread::MultiGzDecoder::new(bytes))),
+        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(BufReader::with_capacity(BUFFER, Zstd::new(bytes))),
+        [low, 0x2a, 0x4d, 0x18] if low & 0xf0 == 0x50 => Box::new(BufReader::with_capacity(BUFFER, Zstd::new(bytes))),
+        _ => Box::new(bytes),
+    })
+}
+
+/// The first bytes, enough to tell what they are. A pipe may give them one by one, and a terminal no more than a short line: what cannot become
+/// the start of a packed file is not waited for.
+fn peek(raw: &mut impl Read) -> io::Result<Vec<u8>> {
+    let undecided = |start: &[u8]| {
+        matches!(
+            start,
+            [] | [0x1f | 0x28 | 0x50..=0x5f] | [0x28, 0xb5] | [0x28, 0xb5, 0x2f] | [0x50..=0x5f, 0x2a] | [0x50..=0x5f, 0x2a, 0x4d]
+        )
+    };
+    let (mut start, mut len) = (vec![0; BUFFER], 0);
+    while undecided(&start[..len]) {
+        match raw.read(&mut start[len..]) {
+            Ok(0) => break,
+            Ok(n) => len += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    start.truncate(len);
     Ok(start)
 }
 
@@ -202,6 +223,42 @@ impl<R: BufRead> Read for Zstd<R> {
             if !self.in_frame {
                 return Ok(0);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives a byte at a time.
+    struct Slow(io::Cursor<Vec<u8>>);
+
+    impl Read for Slow {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            let n = out.len().min(1);
+            self.0.read(&mut out[..n])
+        }
+    }
+
+    #[test]
+    fn pipes_may_be_slow() {
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        io::Write::write_all(&mut gz, b"a text\n").unwrap();
+        let zstd = ruzstd::encoding::compress_to_vec(&b"a text\n"[..], ruzstd::encoding::CompressionLevel::Fastest);
+        // A skippable frame before the one with the text.
+        let skipped = [&[0x5e, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 7, 7], &zstd[..]].concat();
+        for packed in [gz.finish().unwrap(), zstd, skipped, b"a text\n".to_vec()] {
+            let raw = Counted { raw: Box::new(Slow(io::Cursor::new(packed.clone()))), bytes_read: Arc::default() };
+            let bytes_read = Arc::clone(&raw.bytes_read);
+            let mut text = String::new();
+            unpacked(raw).unwrap().read_to_string(&mut text).unwrap();
+            assert_eq!(text, "a text\n");
+            assert_eq!(bytes_read.load(Ordering::Relaxed), packed.len() as u64);
+        }
+        for (bytes, taken) in [("", 0), ("P", 1), ("P\na", 2), ("(a", 2), ("X*\na", 3), ("no\n", 1)] {
+            let start = peek(&mut Slow(io::Cursor::new(bytes.into()))).unwrap();
+            assert_eq!(start, &bytes.as_bytes()[..taken], "{bytes:?}");
         }
     }
 }
