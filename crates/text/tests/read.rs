@@ -243,7 +243,9 @@ fn tables_find_their_header() {
     let (columns, _) = table("c.csv", "评论,情感\n很好,正面\n", &found);
     assert_eq!(columns, ["评论", "情感"]);
     // One column: several words, or Chinese, are a text and not its name.
-    for (first, is_name) in [("Great movie", false), ("今天很好", false), ("评论", true), ("review_body", true), ("Text ", true)] {
+    for (first, is_name) in
+        [("Great movie", false), ("今天很好", false), ("评论", true), ("review_body", true), ("text label", true), ("Text ", true)]
+    {
         let (_, rows) = table("one.csv", &format!("{first}\nA text that is one.\n"), &found);
         assert_eq!(rows.len(), if is_name { 1 } else { 2 }, "{first}");
     }

@@ -273,15 +273,15 @@ fn cell_of(value: &serde_json::Value) -> String {
 }
 
 fn is_header(cells: &[String]) -> bool {
-    let known = |cell: &String| KNOWN_NAMES.iter().chain(&TEXT_FIELDS).any(|name| cell.trim().eq_ignore_ascii_case(name));
-    if cells.iter().any(known) {
+    let known = |cell: &str| KNOWN_NAMES.iter().chain(&TEXT_FIELDS).any(|name| cell.trim().eq_ignore_ascii_case(name));
+    if cells.iter().any(|cell| known(cell)) {
         return true;
     }
-    // A lone cell of several words, or in Chinese, is as likely a text, which would be lost.
+    // A lone cell of several words, or in Chinese, is as likely a text, which would be lost; unless the words are names, parted by something else.
     if let [cell] = cells
         && !cell.trim().bytes().all(|b| b.is_ascii_graphic())
     {
-        return ["文本", "内容", "正文", "句子", "评论", "标题"].contains(&cell.trim());
+        return cell.split_whitespace().all(known) || ["文本", "内容", "正文", "句子", "评论", "标题"].contains(&cell.trim());
     }
     let mut seen = std::collections::HashSet::new();
     cells.iter().all(|cell| {
