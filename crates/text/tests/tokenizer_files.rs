@@ -190,6 +190,11 @@ fn tokens_that_other_files_add_to_a_vocabulary() {
         ("tokenizer_config.json", r#"{"added_tokens_decoder": {"x": {}}}"#, ["tokenizer_config.json", "added_tokens_decoder", "an id"]),
         ("tokenizer_config.json", r#"{"added_tokens_decoder": {"15": {}}}"#, ["tokenizer_config.json", "\"15\"", "its content"]),
         ("tokenizer_config.json", r#"{"additional_special_tokens": [7]}"#, ["tokenizer_config.json", "tokens[0]", "its content"]),
+        (
+            "special_tokens_map.json",
+            r#"{"extra_special_tokens": ["x", {}]}"#,
+            ["special_tokens_map.json", "extra_special_tokens[1]", "its content"],
+        ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), "vocab.txt", vocab);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::added_tokens::{Found, add_tokens, found_tokens};
 use super::byte_bpe;
 use super::error::TokenizerError;
 use super::foreign::Foreign;
@@ -19,9 +20,8 @@ const TOKENIZER: &str = "tokenizer.json";
 const VOCAB: &str = "vocab.txt";
 const VOCAB_JSON: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
-const CONFIG: &str = "tokenizer_config.json";
+pub(super) const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
-const ADDED: &str = "added_tokens.json";
 pub(super) const AGAIN: &str = "save the tokenizer again or fetch the file again";
 
 /// What `tokenizer_config.json` and `special_tokens_map.json` say.
@@ -47,8 +47,8 @@ pub struct TokenizerConfig {
     pub mask_token: Option<String>,
     /// Whether texts that are too long lose their beginning instead of their end.
     pub truncate_left: bool,
-    /// Special tokens without a role: names, or objects with `content`.
-    additional: Vec<Value>,
+    /// Special tokens without a role.
+    pub(super) additional: Vec<Found>,
     /// The file as it was, for tokenizers that are saved as they were.
     raw: Option<Value>,
 }
@@ -297,7 +297,10 @@ impl TokenizerConfig {
         }
         for key in ["additional_special_tokens", "extra_special_tokens"] {
             // The newer of the two is also a table of roles, whose tokens `added_tokens_decoder` has.
-            self.additional.extend(value.get(key).and_then(Value::as_array).into_iter().flatten().cloned());
+            for (i, token) in value.get(key).and_then(Value::as_array).into_iter().flatten().enumerate() {
+                let token = if token.is_string() { json!({ "content": token, "special": true }) } else { token.clone() };
+                self.additional.push(Found { id: None, token, path: path.to_owned(), place: format!("{key}[{i}]") });
+            }
         }
         Ok(())
     }
@@ -309,90 +312,6 @@ fn kind(value: &Value, text: String, path: &Path) -> Result<Kind, TokenizerError
         Some((pieces, options)) => Kind::WordPiece(Box::new(WordPiece::new(pieces, options, path)?)),
         None => Kind::Foreign(Box::new(Foreign::new(text, value, path)?)),
     })
-}
-
-/// A token that a folder adds to its vocabulary: its id where the file gives one, the token with its flags, where it stands.
-struct Found {
-    id: Option<u64>,
-    token: Value,
-    path: PathBuf,
-    place: String,
-}
-
-/// The tokens that a folder adds to its vocabulary, as `transformers` finds them: those of `added_tokens_decoder` in
-/// `tokenizer_config.json`, or else of `added_tokens.json`; then the special tokens that have no role.
-fn found_tokens(folder: &Path, config: &TokenizerConfig) -> Result<Vec<Found>, TokenizerError> {
-    let (config_path, added_path) = (folder.join(CONFIG), folder.join(ADDED));
-    let number = |id: u64| Some(id).filter(|id| *id < 1 << 24);
-    let mut found = Vec::new();
-    if let Some(decoder) = config.raw().and_then(|raw| raw.get("added_tokens_decoder")).filter(|decoder| !decoder.is_null()) {
-        let place = "added_tokens_decoder";
-        let Some(tokens) = decoder.as_object() else {
-            return Err(wrong(&config_path, place, "an object of ids and tokens", decoder, AGAIN));
-        };
-        for (id, token) in tokens {
-            let place = format!("{place}[{id:?}]");
-            let number = id.parse().ok().and_then(number).ok_or_else(|| wrong(&config_path, &place, "an id as its name", token, AGAIN))?;
-            found.push(Found { id: Some(number), token: token.clone(), path: config_path.clone(), place });
-        }
-    } else if added_path.exists() {
-        let tokens = parse(&read_text(&added_path)?, &added_path)?;
-        let Some(tokens) = tokens.as_object() else {
-            return Err(wrong(&added_path, "the file", "an object of tokens and ids", &tokens, AGAIN));
-        };
-        for (token, id) in tokens {
-            let number = id.as_u64().and_then(number).ok_or_else(|| wrong(&added_path, token, "an id", id, AGAIN))?;
-            let place = token.clone();
-            found.push(Found { id: Some(number), token: json!({ "content": token, "special": false }), path: added_path.clone(), place });
-        }
-    }
-    found.sort_by_key(|token| token.id);
-    for (i, token) in config.additional.iter().enumerate() {
-        let token = if token.is_string() { json!({ "content": token, "special": true }) } else { token.clone() };
-        found.push(Found { id: None, token, path: config_path.clone(), place: format!("additional_special_tokens[{i}]") });
-    }
-    Ok(found)
-}
-
-/// Puts such tokens into a `tokenizer.json` made from other files.
-///
-/// # Errors
-/// When a token has another id than its place in the vocabulary, or behind it, gives it: a model's rows would be mixed up.
-fn add_tokens(value: &mut Value, found: Vec<Found>) -> Result<(), TokenizerError> {
-    if found.is_empty() {
-        return Ok(());
-    }
-    let mut ids: HashMap<String, u64> = match &value["model"]["vocab"] {
-        Value::Object(vocab) => vocab.iter().filter_map(|(piece, id)| Some((piece.clone(), id.as_u64()?))).collect(),
-        Value::Array(vocab) => vocab.iter().zip(0..).filter_map(|(piece, id)| Some((piece[0].as_str()?.to_owned(), id))).collect(),
-        _ => HashMap::new(),
-    };
-    let mut entries = value["added_tokens"].as_array().cloned().unwrap_or_default();
-    for Found { id, token, path, place } in found {
-        let content = token["content"].as_str().filter(|content| !content.is_empty());
-        let content = content.ok_or_else(|| wrong(&path, &place, "a token, or an object with its content", &token, AGAIN))?;
-        let next = ids.len() as u64;
-        let own = *ids.entry(content.to_owned()).or_insert(next);
-        if let Some(id) = id.filter(|&id| id != own) {
-            let expected = format!("the id {own} for {content:?}, which its place in the vocabulary or behind it gives");
-            return Err(wrong(&path, &place, &expected, &id.into(), "fetch the tokenizer's files again: they do not belong together"));
-        }
-        let flag = |key: &str, usual: bool| token[key].as_bool().unwrap_or(usual);
-        let special = flag("special", id.is_none());
-        let entry = json!({
-            "id": own, "content": content, "single_word": flag("single_word", false), "lstrip": flag("lstrip", false),
-            "rstrip": flag("rstrip", false), "normalized": flag("normalized", !special), "special": special,
-        });
-        match entries.iter_mut().find(|entry| entry["content"] == content) {
-            // What a file says without flags does not change a token that has a role.
-            Some(known) if token.get("lstrip").is_some() => *known = entry,
-            Some(_) => {}
-            None => entries.push(entry),
-        }
-    }
-    entries.sort_by_key(|entry| entry["id"].as_u64());
-    value["added_tokens"] = entries.into();
-    Ok(())
 }
 
 /// Pieces and options of a `tokenizer.json` that describes BERT's WordPiece; `None` if it describes

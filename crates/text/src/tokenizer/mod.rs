@@ -16,6 +16,7 @@
 //! # Ok::<(), cloze_text::tokenizer::TokenizerError>(())
 //! ```
 
+mod added_tokens;
 mod byte_bpe;
 mod encoding;
 mod error;
